@@ -1,0 +1,1 @@
+"""All SQL: schema, database, catalog, filters as SQL, migrations."""

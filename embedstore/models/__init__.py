@@ -1,0 +1,1 @@
+"""Neural networks, torch only: the autoencoder, its training, its checkpoints."""

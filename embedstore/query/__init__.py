@@ -1,0 +1,1 @@
+"""Searching: what a reader sees, which plan answers, and the hits."""

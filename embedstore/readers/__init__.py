@@ -1,0 +1,1 @@
+"""Sources of items: folders of pictures, IDX, NPZ/NPY, CSV/JSONL/Parquet, and Python iterables."""

@@ -1,0 +1,1 @@
+"""Segment files: immutable, append-only vectors and thumbnails that the database names."""

@@ -1,0 +1,1 @@
+"""Alembic revisions of ``store.db``, installed as ``embedstore.migrations``."""
