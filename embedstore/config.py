@@ -1,0 +1,45 @@
+"""Settings of a store, saved in the store itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from embedstore.errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """What a store was told when it was created.
+
+    Attributes:
+        recall: the recall@10 that index tiers are tuned to, in (0, 1].
+        factory: a FAISS factory string for all tiers, or None to choose by size.
+        tail_floats: vectors that no tier covers are searched exactly until they hold this many numbers.
+        segment_bytes: a segment file at least this large is not appended to any more.
+        lock_seconds: how long a second writer waits before it gets StoreBusy.
+        seed: of everything random (fitting, training of tiers, samples for tuning).
+    """
+
+    recall: float = 0.99
+    factory: str | None = None
+    tail_floats: int = 1_500_000
+    segment_bytes: int = 2**30
+    lock_seconds: float = 10.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.recall <= 1.0:
+            raise InvalidArgument(f"recall is {self.recall}, but must be above 0 and at most 1")
+        if self.tail_floats < 0 or self.segment_bytes < 1 or self.lock_seconds < 0:
+            raise InvalidArgument("tail_floats, segment_bytes and lock_seconds can't be negative")
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> StoreConfig:
+        """From a stored JSON object; settings that this version doesn't know are left alone."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: item for key, item in value.items() if key in known})

@@ -1,0 +1,118 @@
+"""Bytes that stay: syncing files and directories, and the kernel's lock that a crash can't leave behind."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from embedstore.errors import DiskFull, EmbedstoreError, StoreBusy, StoreReadOnly
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while writing to ``path`` into the sentence that a user can act on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFull(
+                f"no room left for {path} ({error.strerror}): free some space and run the same command again; "
+                "what was acknowledged before is kept"
+            ) from error
+        if error.errno in _DENIED:
+            raise StoreReadOnly(f"{path} can't be written ({error.strerror}): check its permissions") from error
+        raise EmbedstoreError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+def sync_file(descriptor: int) -> None:
+    """Wait until a file's bytes and length are on the disk itself."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync there only reaches the drive's cache
+    else:
+        os.fdatasync(descriptor)  # leaves out the times, which spares a journal write; the length is included
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until a directory's entries (a file made, renamed or removed in it) are on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class WriteLock:
+    """The one writer's lock: ``flock`` on ``LOCK``, which the kernel drops when its holder dies.
+
+    The file holds the holder's name for those who wait. Re-entrant within a thread. A lock file in the manner of
+    "create exclusively, remove when done" was rejected: a killed writer would leave it behind.
+    """
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._own = threading.RLock()
+        self._depth = 0
+        self._descriptor = -1
+
+    @contextmanager
+    def held(self, purpose: str) -> Iterator[None]:
+        """Hold the lock for the block.
+
+        Raises:
+            StoreBusy: another holder kept it longer than the timeout; the message names it.
+        """
+        if not self._own.acquire(timeout=self._timeout):
+            raise StoreBusy(f"another thread of this process is writing to {self._path.parent}: try again later")
+        try:
+            if self._depth == 0:
+                self._take(purpose)
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    os.close(self._descriptor)
+                    self._descriptor = -1
+        finally:
+            self._own.release()
+
+    def _take(self, purpose: str) -> None:
+        with writing(self._path):
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        deadline = time.monotonic() + self._timeout
+        pause = 0.002
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    holder = os.pread(descriptor, 200, 0).split(b"\n")[0].decode("utf-8", "replace")
+                    os.close(descriptor)
+                    raise StoreBusy(
+                        f"{self._path.parent} is being written by {holder or 'another process'}: "
+                        "wait for it to end, or stop it, and try again"
+                    ) from None
+                time.sleep(pause)
+                pause = min(pause * 2, 0.1)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        self._descriptor = descriptor
+        # Only for people; the lock is the kernel's. Never synced: it means nothing after a crash.
+        name = f"process {os.getpid()} ({purpose}, since {time.strftime('%H:%M:%S')})\n".encode()
+        with writing(self._path):
+            os.pwrite(descriptor, name, 0)
+            os.ftruncate(descriptor, len(name))

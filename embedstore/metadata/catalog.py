@@ -1,0 +1,268 @@
+"""What the store is made of: its state, settings, spaces, segments, batches and tiers, as rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from embedstore.metadata.schema import batches, origins, segments, settings, spaces, state, tiers, tombstones
+from embedstore.types import Metric
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where the store stands: commits so far, and the layout that positions refer to."""
+
+    seq: int
+    layout: int
+    next_row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """One named vector space."""
+
+    id: int
+    name: str
+    encoder: str
+    fingerprint: str
+    dimension: int
+    metric: Metric
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A file of vectors (length in rows) or thumbnails (length in bytes)."""
+
+    id: int
+    kind: str
+    space: int | None
+    name: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One append to a segment."""
+
+    id: int
+    segment: int
+    start: int
+    count: int
+    first_row: int
+    rows: bytes | None
+    checksum: bytes
+
+    def row_numbers(self) -> npt.NDArray[np.int64]:
+        """The item rows of its vectors, in order."""
+        if self.rows is None:
+            return np.arange(self.first_row, self.first_row + self.count, dtype=np.int64)
+        return np.frombuffer(self.rows, dtype="<i8").astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class TierRecord:
+    """An index tier as the database names it."""
+
+    id: int
+    space: int
+    name: str
+    first: int
+    count: int
+    factory: str
+    sha256: str
+    signature: str
+    tuned: dict[str, Any]
+
+
+def create_state(connection: Connection) -> None:
+    """The first state of a new store."""
+    connection.execute(insert(state).values(one=1, seq=0, layout=0, next_row=1))
+
+
+def read_state(connection: Connection) -> State:
+    """Where the store stands in this transaction."""
+    return State(*connection.execute(select(state.c.seq, state.c.layout, state.c.next_row)).one())
+
+
+def advance(connection: Connection, *, rows: int = 0, relayout: bool = False) -> State:
+    """Count one commit, take ``rows`` row numbers, and return the state before it."""
+    before = read_state(connection)
+    connection.execute(
+        update(state).values(seq=before.seq + 1, layout=before.layout + int(relayout), next_row=before.next_row + rows)
+    )
+    return before
+
+
+def read_settings(connection: Connection) -> dict[str, Any]:
+    """All settings."""
+    return {key: json.loads(value) for key, value in connection.execute(select(settings.c.key, settings.c.value))}
+
+
+def write_setting(connection: Connection, key: str, value: Any) -> None:
+    """Set one setting."""
+    connection.execute(delete(settings).where(settings.c.key == key))
+    connection.execute(insert(settings).values(key=key, value=json.dumps(value)))
+
+
+def read_spaces(connection: Connection) -> tuple[list[Space], str | None]:
+    """All spaces, and the default one's name (None in a store without spaces)."""
+    found, default = [], None
+    for row in connection.execute(select(spaces).order_by(spaces.c.id)):
+        found.append(Space(row.id, row.name, row.encoder, row.fingerprint, row.dimension, Metric.parse(row.metric)))
+        if row.is_default:
+            default = row.name
+    return found, default
+
+
+def add_space(
+    connection: Connection, *, name: str, encoder: str, fingerprint: str, dimension: int, metric: Metric, default: bool
+) -> int:
+    """Insert a space and return its id."""
+    if default:
+        connection.execute(update(spaces).values(is_default=0))
+    result = connection.execute(
+        insert(spaces).values(
+            name=name,
+            encoder=encoder,
+            fingerprint=fingerprint,
+            dimension=dimension,
+            metric=metric.value,
+            is_default=int(default),
+        )
+    )
+    return int(result.inserted_primary_key[0])
+
+
+def read_segments(connection: Connection) -> list[Segment]:
+    """All segments, oldest first."""
+    columns = (segments.c.id, segments.c.kind, segments.c.space, segments.c.name, segments.c.length)
+    return [Segment(*row) for row in connection.execute(select(*columns).order_by(segments.c.id))]
+
+
+def next_file_number(connection: Connection) -> int:
+    """A number that no named file bears: file names are never given twice within a layout."""
+    taken = [
+        int(name.split(".", 1)[0])
+        for table in (segments, tiers)
+        for (name,) in connection.execute(select(table.c.name))
+    ]
+    return max(taken, default=0) + 1
+
+
+def add_segment(connection: Connection, *, kind: str, space: int | None, name: str, length: int) -> int:
+    """Insert a segment and return its id."""
+    result = connection.execute(insert(segments).values(kind=kind, space=space, name=name, length=length))
+    return int(result.inserted_primary_key[0])
+
+
+def grow_segment(connection: Connection, segment: int, length: int) -> None:
+    """Record a segment's new committed length."""
+    connection.execute(update(segments).where(segments.c.id == segment).values(length=length))
+
+
+def add_batch(
+    connection: Connection,
+    *,
+    segment: int,
+    start: int,
+    count: int,
+    first_row: int,
+    checksum: bytes,
+    seq: int,
+    rows: npt.NDArray[np.int64] | None = None,
+) -> None:
+    """Record one append; ``rows`` only where row numbers have holes."""
+    connection.execute(
+        insert(batches).values(
+            segment=segment,
+            start=start,
+            count=count,
+            first_row=first_row,
+            rows=None if rows is None else rows.astype("<i8").tobytes(),
+            checksum=checksum,
+            seq=seq,
+        )
+    )
+
+
+def read_batches(connection: Connection, after: int = 0) -> list[Batch]:
+    """Batches with an id above ``after``, in the order of their positions."""
+    c = batches.c
+    query = select(c.id, c.segment, c.start, c.count, c.first_row, c.rows, c.checksum)
+    return [Batch(*row) for row in connection.execute(query.where(c.id > after).order_by(c.id))]
+
+
+def read_tombstones(connection: Connection, after_seq: int = -1) -> npt.NDArray[np.int64]:
+    """Rows deleted by commits after ``after_seq``, ascending."""
+    query = select(tombstones.c.row).where(tombstones.c.seq > after_seq).order_by(tombstones.c.row)
+    return np.fromiter((row for (row,) in connection.execute(query)), dtype=np.int64)
+
+
+def count_tombstones(connection: Connection) -> int:
+    """Number of deleted rows whose vectors still lie in segments."""
+    return int(connection.execute(select(func.count()).select_from(tombstones)).scalar_one())
+
+
+def read_tiers(connection: Connection) -> list[TierRecord]:
+    """All tiers, by position."""
+    c = tiers.c
+    query = select(c.id, c.space, c.name, c.first, c.count, c.factory, c.sha256, c.signature, c.tuned)
+    rows = connection.execute(query.order_by(c.space, c.first)).all()
+    return [TierRecord(*row[:-1], tuned=json.loads(row[-1])) for row in rows]
+
+
+def add_tier(
+    connection: Connection,
+    *,
+    space: int,
+    name: str,
+    first: int,
+    count: int,
+    factory: str,
+    sha256: str,
+    signature: str,
+    tuned: dict[str, Any],
+) -> None:
+    """Name a finished tier file; tiers that it covers go."""
+    overlapped = (tiers.c.space == space) & (tiers.c.first < first + count) & (tiers.c.first + tiers.c.count > first)
+    connection.execute(delete(tiers).where(overlapped))
+    connection.execute(
+        insert(tiers).values(
+            space=space,
+            name=name,
+            first=first,
+            count=count,
+            factory=factory,
+            sha256=sha256,
+            signature=signature,
+            tuned=json.dumps(tuned),
+        )
+    )
+
+
+def drop_tiers(connection: Connection, ids: Sequence[int] | None = None) -> None:
+    """Forget tiers: those named, or all."""
+    connection.execute(delete(tiers) if ids is None else delete(tiers).where(tiers.c.id.in_(ids)))
+
+
+def replace_segments(connection: Connection, kept: Sequence[int] = ()) -> None:
+    """Forget all segments (but ``kept``), batches, tombstones and tiers: compact writes new ones after this."""
+    drop_tiers(connection)
+    connection.execute(delete(batches).where(batches.c.segment.not_in(kept)))
+    connection.execute(delete(segments).where(segments.c.id.not_in(kept)))
+    connection.execute(delete(tombstones))
+
+
+def origin_id(connection: Connection, scope: str) -> int:
+    """The id of a source's scope, made if new."""
+    found = connection.execute(select(origins.c.id).where(origins.c.scope == scope)).scalar_one_or_none()
+    if found is not None:
+        return int(found)
+    return int(connection.execute(insert(origins).values(scope=scope)).inserted_primary_key[0])

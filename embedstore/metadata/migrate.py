@@ -1,0 +1,93 @@
+"""Bringing ``store.db`` to the newest schema with Alembic; an older store is backed up first."""
+
+from __future__ import annotations
+
+import sqlite3
+from importlib import resources
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from embedstore.errors import NotAStore, StoreReadOnly, StoreTooNew
+from embedstore.metadata.database import Database
+from embedstore.metadata.schema import HEAD
+
+
+def revision(path: Path) -> str:
+    """The schema revision of a ``store.db``, without Alembic (importing it costs a third of a second).
+
+    Raises:
+        NotAStore: there is no SQLite database with our tables at ``path``.
+    """
+    database = Database(path, read_only=True)
+    try:
+        with database.read() as connection:
+            found = connection.exec_driver_sql(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ('alembic_version', 'state')"
+            ).fetchall()
+            if len(found) < 2:
+                raise NotAStore(f"{path.parent} is no embedstore: its store.db has other tables than ours")
+            row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").fetchone()
+    finally:
+        database.close()
+    if row is None:
+        raise NotAStore(f"{path.parent} is no embedstore: its store.db names no schema revision")
+    return str(row[0])
+
+
+def upgrade(connection: Connection) -> None:
+    """Run all missing revisions inside the caller's transaction."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(resources.files("embedstore.migrations")))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def known_revisions() -> set[str]:
+    """Every revision that this version of embedstore can read or upgrade from."""
+    from alembic.script import ScriptDirectory
+
+    return {
+        script.revision for script in ScriptDirectory(str(resources.files("embedstore.migrations"))).walk_revisions()
+    }
+
+
+def bring_up_to_date(path: Path, *, read_only: bool) -> Path | None:
+    """Upgrade an older store after copying its database beside it; refuse a newer one.
+
+    Returns:
+        The backup's path, or None where nothing had to be done.
+    """
+    found = revision(path)
+    if found == HEAD:
+        return None
+    if found not in known_revisions():
+        raise StoreTooNew(
+            f"{path.parent} has schema {found!r}, newer than this embedstore knows ({HEAD!r}): upgrade embedstore"
+        )
+    if read_only:
+        raise StoreReadOnly(
+            f"{path.parent} has the older schema {found!r}: open it once for writing, which upgrades it after a backup"
+        )
+    backup = path.with_name(f"store.db.before-{HEAD}")
+    _copy(path, backup)
+    database = Database(path)
+    try:
+        with database.write() as connection:
+            upgrade(connection)
+    finally:
+        database.close()
+    return backup
+
+
+def _copy(source: Path, target: Path) -> None:
+    """SQLite's online backup: whole even while another process commits."""
+    old, new = sqlite3.connect(source), sqlite3.connect(target)
+    try:
+        old.backup(new)
+    finally:
+        old.close()
+        new.close()

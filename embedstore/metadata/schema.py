@@ -1,0 +1,111 @@
+"""The tables of ``store.db``. What a row says is the truth; files are named by rows.
+
+Rows of ``items`` are never changed after their commit, but for deletion: an update inserts a new row and deletes the
+old one, so that a reader in another process never pairs the metadata of one version with the latent of another.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BLOB, Column, ForeignKey, Index, Integer, MetaData, Table, Text, UniqueConstraint
+
+#: The newest Alembic revision (a test holds it against migrations/versions).
+HEAD = "0001"
+
+tables = MetaData()
+
+#: Settings of the store, JSON values: 'uuid', 'created', 'config'.
+settings = Table("settings", tables, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
+
+#: One row: the sequence number of the last commit; the layout number, which changes when positions move (compact);
+#: and the next item row. Kept apart from ``items`` so that a row number is never given twice, even after deletion.
+state = Table(
+    "state",
+    tables,
+    Column("one", Integer, primary_key=True),
+    Column("seq", Integer, nullable=False),
+    Column("layout", Integer, nullable=False),
+    Column("next_row", Integer, nullable=False),
+)
+
+spaces = Table(
+    "spaces",
+    tables,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("encoder", Text, nullable=False),  # registry name, "" for precomputed vectors
+    Column("fingerprint", Text, nullable=False),
+    Column("dimension", Integer, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("is_default", Integer, nullable=False),
+)
+
+segments = Table(
+    "segments",
+    tables,
+    Column("id", Integer, primary_key=True),
+    Column("kind", Text, nullable=False),  # 'vec' or 'thumb'
+    Column("space", Integer, ForeignKey("spaces.id")),  # NULL for thumbnails
+    Column("name", Text, nullable=False, unique=True),
+    Column("length", Integer, nullable=False),  # committed: rows of vectors, bytes of thumbnails
+)
+
+#: One append. Row numbers of its vectors are first_row, first_row + 1, ... or, where deletions left holes (after
+#: compact), the int64 array in ``rows``.
+batches = Table(
+    "batches",
+    tables,
+    Column("id", Integer, primary_key=True),
+    Column("segment", Integer, ForeignKey("segments.id"), nullable=False, index=True),
+    Column("start", Integer, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("first_row", Integer, nullable=False),
+    Column("rows", BLOB),
+    Column("checksum", BLOB, nullable=False),  # BLAKE2b, 16 bytes, of the bytes of the append
+    Column("seq", Integer, nullable=False),
+)
+
+#: Where items came from, so that a second run can tell which of them are gone.
+origins = Table(
+    "origins", tables, Column("id", Integer, primary_key=True), Column("scope", Text, nullable=False, unique=True)
+)
+
+items = Table(
+    "items",
+    tables,
+    Column("row", Integer, primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("source", Text),
+    Column("origin", Integer, ForeignKey("origins.id")),
+    Column("hash", BLOB),
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("thumb_segment", Integer, ForeignKey("segments.id")),
+    Column("thumb_start", Integer),
+    Column("thumb_length", Integer),
+    Column("thumb_format", Text),  # 'raw:HxWxC', or the name of a picture format
+    UniqueConstraint("id", name="uq_items_id"),
+)
+Index("ix_items_origin", items.c.origin)
+
+#: Rows deleted while their vectors still lie in a segment; compact forgets both.
+tombstones = Table(
+    "tombstones",
+    tables,
+    Column("row", Integer, primary_key=True),
+    Column("seq", Integer, nullable=False, index=True),
+)
+
+tiers = Table(
+    "tiers",
+    tables,
+    Column("id", Integer, primary_key=True),
+    Column("space", Integer, ForeignKey("spaces.id"), nullable=False),
+    Column("name", Text, nullable=False, unique=True),
+    Column("first", Integer, nullable=False),  # position of its first vector
+    Column("count", Integer, nullable=False),
+    Column("factory", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("signature", Text, nullable=False),  # says that this machine's user built it
+    Column("tuned", Text, nullable=False),  # JSON: parameters, measured recall with interval, curve
+)

@@ -1,0 +1,173 @@
+"""Segment files: append-only bytes whose committed length is a row of the database.
+
+A vector segment is a header of 64 bytes (magic, version, dimension) and float32 rows, little-endian, one behind the
+other; a thumbnail segment has the same header with dimension 0, and bytes. What lies behind the committed length is
+the rest of a write that was never acknowledged: the next append overwrites it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from embedstore.durable import sync_directory, sync_file, writing
+from embedstore.errors import StoreDamaged
+from embedstore.types import Vectors
+
+HEADER = 64
+_MAGIC = b"embstore"
+_VERSION = 1
+_ROW = np.dtype("<f4")
+#: Memory-mapped pages count as this process's memory once touched; beyond this many bytes they are handed back.
+_RESIDENT_LIMIT = 32 * 2**20
+
+
+def checksum(parts: Iterable[bytes | memoryview | npt.NDArray[np.float32]]) -> bytes:
+    """BLAKE2b of the parts, one behind the other, 16 bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def create(path: Path, dimension: int) -> None:
+    """Make an empty segment file and sync it with its directory; an unnamed file of that name is overwritten."""
+    with writing(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(descriptor, struct.pack("<8sII", _MAGIC, _VERSION, dimension).ljust(HEADER, b"\0"))
+            sync_file(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_directory(path.parent)
+
+
+def append(path: Path, committed: int, parts: Sequence[bytes | memoryview]) -> int:
+    """Write ``parts`` behind the committed bytes, durably, and return the new length in bytes (header not counted).
+
+    Raises:
+        DiskFull: no room; the file is cut back to the committed end.
+        StoreDamaged: the file is shorter than what was committed.
+    """
+    end = HEADER + committed
+    with writing(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_size < end:
+                raise StoreDamaged(f"{path} is shorter than what was committed to it: restore a backup")
+            try:
+                for part in parts:
+                    view = memoryview(part).cast("B")
+                    while view:
+                        written = os.pwrite(descriptor, view, end)
+                        view, end = view[written:], end + written
+                sync_file(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, HEADER + committed)
+                raise
+        finally:
+            os.close(descriptor)
+    return end - HEADER
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    first: int
+    rows: Vectors
+    map: mmap.mmap
+
+
+class SegmentVectors:
+    """The committed vectors of one space, memory-mapped: reads of any process see the same pages.
+
+    Args:
+        directory: of the segment files.
+        dimension: d.
+        segments: (file name, committed rows) in the order of positions.
+    """
+
+    def __init__(self, directory: Path, dimension: int, segments: Sequence[tuple[str, int]]) -> None:
+        self.dimension = dimension
+        self._touched = 0
+        self._mapped: list[_Mapped] = []
+        first = 0
+        for name, rows in segments:
+            if rows:
+                self._mapped.append(_map(directory / name, dimension, rows, first))
+                first += rows
+        self.count = first
+        self._starts = np.array([part.first for part in self._mapped], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def blocks(self, first: int = 0, count: int | None = None) -> Iterator[tuple[int, Vectors]]:
+        """The rows [first, first + count) as (first position, (n, d) view), one block a segment, without copying."""
+        stop = self.count if count is None else min(self.count, first + count)
+        for part in self._mapped:
+            low, high = max(first, part.first), min(stop, part.first + len(part.rows))
+            if low < high:
+                yield low, part.rows[low - part.first : high - part.first]
+
+    def read(self, positions: npt.NDArray[np.int64]) -> Vectors:
+        """Copies of the vectors at these positions, (n, d)."""
+        if len(self._mapped) == 1:
+            found: Vectors = self._mapped[0].rows[positions]
+        else:
+            found = np.empty((len(positions), self.dimension), dtype=np.float32)
+            which = np.searchsorted(self._starts, positions, side="right") - 1
+            for number in np.unique(which):
+                chosen = which == number
+                part = self._mapped[number]
+                found[chosen] = part.rows[positions[chosen] - part.first]
+        # A random read maps the pages around it too (fault-around: 64 KiB on Linux).
+        self._touched += len(positions) * (found.shape[1] * 4 + 65536)
+        if self._touched > 16 * _RESIDENT_LIMIT:
+            self.release()
+        return found
+
+    def release(self) -> None:
+        """Hand mapped pages back; they stay in the page cache, so that the next touch costs a minor fault."""
+        self._touched = 0
+        for part in self._mapped:
+            part.map.madvise(mmap.MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Drop the maps (a map lives on while an array of it does)."""
+        self._mapped = []
+
+
+def _map(path: Path, dimension: int, rows: int, first: int) -> _Mapped:
+    length = HEADER + rows * dimension * 4
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < length:
+                raise StoreDamaged(f"{path} is shorter than what was committed to it: restore a backup")
+            mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise StoreDamaged(f"{path} is missing: restore a backup") from None
+    magic, version, stored = struct.unpack_from("<8sII", mapped)
+    if (magic, version, stored) != (_MAGIC, _VERSION, dimension):
+        raise StoreDamaged(f"{path} is not the segment that was committed (its header differs): restore a backup")
+    array = np.frombuffer(mapped, dtype=_ROW, count=rows * dimension, offset=HEADER).reshape(rows, dimension)
+    return _Mapped(first, array, mapped)
+
+
+def read_bytes(path: Path, places: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes at (start, length) each of a thumbnail segment."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise StoreDamaged(f"{path} is missing: restore a backup") from None
+    try:
+        return [os.pread(descriptor, length, HEADER + start) for start, length in places]
+    finally:
+        os.close(descriptor)
