@@ -21,6 +21,7 @@ Picture: TypeAlias = npt.NDArray[np.uint8]  # (h, w, c): RGB where c is 3, grey 
 #: Pictures of one size as one array (n, h, w, c), or of several sizes as a sequence of (h, w, c).
 Pictures: TypeAlias = "npt.NDArray[np.uint8] | Sequence[Picture]"
 Metadata: TypeAlias = dict[str, Any]
+_NUMBERS = (int, float, np.integer, np.floating)
 
 
 class Metric(enum.StrEnum):
@@ -121,12 +122,12 @@ class Latent:
         return self._with(self.vector - self._other(other)) if isinstance(other, Latent) else NotImplemented
 
     def __mul__(self, factor: float) -> Latent:
-        return self._with(self.vector * np.float32(factor)) if np.isscalar(factor) else NotImplemented
+        return self._with(self.vector * np.float32(factor)) if isinstance(factor, _NUMBERS) else NotImplemented
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Latent:
-        return self._with(self.vector / np.float32(divisor)) if np.isscalar(divisor) else NotImplemented
+        return self._with(self.vector / np.float32(divisor)) if isinstance(divisor, _NUMBERS) else NotImplemented
 
     def __neg__(self) -> Latent:
         return self._with(-self.vector)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, CursorResult, delete, func, insert, select, update
 
 from embedstore.metadata.schema import batches, origins, segments, settings, spaces, state, tiers, tombstones
 from embedstore.types import Metric
@@ -81,9 +81,13 @@ class TierRecord:
     tuned: dict[str, Any]
 
 
+def _key(result: CursorResult[Any]) -> int:
+    return int((result.inserted_primary_key or ())[0])
+
+
 def create_state(connection: Connection) -> None:
     """The first state of a new store."""
-    connection.execute(insert(state).values(one=1, seq=0, layout=0, next_row=1))
+    connection.execute(insert(state).values(one=1, seq=0, layout=0, next_row=1, next_file=1))
 
 
 def read_state(connection: Connection) -> State:
@@ -137,7 +141,7 @@ def add_space(
             is_default=int(default),
         )
     )
-    return int(result.inserted_primary_key[0])
+    return _key(result)
 
 
 def read_segments(connection: Connection) -> list[Segment]:
@@ -146,20 +150,17 @@ def read_segments(connection: Connection) -> list[Segment]:
     return [Segment(*row) for row in connection.execute(select(*columns).order_by(segments.c.id))]
 
 
-def next_file_number(connection: Connection) -> int:
-    """A number that no named file bears: file names are never given twice within a layout."""
-    taken = [
-        int(name.split(".", 1)[0])
-        for table in (segments, tiers)
-        for (name,) in connection.execute(select(table.c.name))
-    ]
-    return max(taken, default=0) + 1
+def take_file_number(connection: Connection) -> int:
+    """A number for a new file. None is given twice, so that a name never means other bytes to a reader behind."""
+    number = int(connection.execute(select(state.c.next_file)).scalar_one())
+    connection.execute(update(state).values(next_file=number + 1))
+    return number
 
 
 def add_segment(connection: Connection, *, kind: str, space: int | None, name: str, length: int) -> int:
     """Insert a segment and return its id."""
     result = connection.execute(insert(segments).values(kind=kind, space=space, name=name, length=length))
-    return int(result.inserted_primary_key[0])
+    return _key(result)
 
 
 def grow_segment(connection: Connection, segment: int, length: int) -> None:
@@ -265,4 +266,4 @@ def origin_id(connection: Connection, scope: str) -> int:
     found = connection.execute(select(origins.c.id).where(origins.c.scope == scope)).scalar_one_or_none()
     if found is not None:
         return int(found)
-    return int(connection.execute(insert(origins).values(scope=scope)).inserted_primary_key[0])
+    return _key(connection.execute(insert(origins).values(scope=scope)))

@@ -67,7 +67,8 @@ class Database:
         if self.read_only:
             raise StoreReadOnly(f"{self.path.parent} was opened for reading: open it with read_only=False to write")
         with self._translated(), self._engine.connect() as connection:
-            with connection.execution_options(embedstore_write=True).begin():
+            connection.execution_options(embedstore_write=True)
+            with connection.begin():
                 yield connection
 
     @contextmanager

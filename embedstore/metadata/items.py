@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, select
 from sqlalchemy.dialects import sqlite
 
-from embedstore.metadata.schema import batches, items, tombstones
+from embedstore.metadata.schema import batches, items, segments, tombstones
 from embedstore.types import Metadata
 
 _COLUMNS = [column.name for column in items.columns]
@@ -179,8 +179,6 @@ def thumb_places(connection: Connection) -> list[tuple[int, int, int, int]]:
 def orphans(connection: Connection) -> tuple[int, int]:
     """(live items that also have a tombstone, batches that overrun their segment): both must be 0."""
     both = select(func.count()).select_from(items.join(tombstones, items.c.row == tombstones.c.row))
-    from embedstore.metadata.schema import segments
-
     over = (
         select(func.count())
         .select_from(batches.join(segments, segments.c.id == batches.c.segment))

@@ -17,7 +17,8 @@ tables = MetaData()
 settings = Table("settings", tables, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
 
 #: One row: the sequence number of the last commit; the layout number, which changes when positions move (compact);
-#: and the next item row. Kept apart from ``items`` so that a row number is never given twice, even after deletion.
+#: the next item row and the next file number. Counters of their own, so that neither is ever given twice, whatever
+#: is deleted.
 state = Table(
     "state",
     tables,
@@ -25,6 +26,7 @@ state = Table(
     Column("seq", Integer, nullable=False),
     Column("layout", Integer, nullable=False),
     Column("next_row", Integer, nullable=False),
+    Column("next_file", Integer, nullable=False),
 )
 
 spaces = Table(

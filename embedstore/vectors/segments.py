@@ -30,7 +30,7 @@ _ROW = np.dtype("<f4")
 _RESIDENT_LIMIT = 32 * 2**20
 
 
-def checksum(parts: Iterable[bytes | memoryview | npt.NDArray[np.float32]]) -> bytes:
+def checksum(parts: Iterable[bytes | memoryview]) -> bytes:
     """BLAKE2b of the parts, one behind the other, 16 bytes."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:

@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("seq", sa.Integer, nullable=False),
         sa.Column("layout", sa.Integer, nullable=False),
         sa.Column("next_row", sa.Integer, nullable=False),
+        sa.Column("next_file", sa.Integer, nullable=False),
     )
     op.create_table(
         "spaces",
