@@ -82,7 +82,7 @@ class TierRecord:
 
 
 def _key(result: CursorResult[Any]) -> int:
-    return int((result.inserted_primary_key or ())[0])
+    return int(result.lastrowid)
 
 
 def create_state(connection: Connection) -> None:
@@ -253,11 +253,18 @@ def drop_tiers(connection: Connection, ids: Sequence[int] | None = None) -> None
     connection.execute(delete(tiers) if ids is None else delete(tiers).where(tiers.c.id.in_(ids)))
 
 
-def replace_segments(connection: Connection, kept: Sequence[int] = ()) -> None:
-    """Forget all segments (but ``kept``), batches, tombstones and tiers: compact writes new ones after this."""
-    drop_tiers(connection)
-    connection.execute(delete(batches).where(batches.c.segment.not_in(kept)))
-    connection.execute(delete(segments).where(segments.c.id.not_in(kept)))
+def drop_batches(connection: Connection, ids: Sequence[int]) -> None:
+    """Forget batches."""
+    connection.execute(delete(batches).where(batches.c.id.in_(ids)))
+
+
+def drop_segments(connection: Connection, ids: Sequence[int]) -> None:
+    """Forget segments; no batch and no item may name them any more."""
+    connection.execute(delete(segments).where(segments.c.id.in_(ids)))
+
+
+def drop_tombstones(connection: Connection) -> None:
+    """Forget all deletions: no segment holds a deleted row any more."""
     connection.execute(delete(tombstones))
 
 

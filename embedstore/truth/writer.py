@@ -1,0 +1,265 @@
+"""The commit: vectors and thumbnails are appended and synced, then one transaction names them (DESIGN: truth on disk).
+
+Every write happens under the one writer's lock, inside one ``BEGIN IMMEDIATE`` transaction. A crash before its commit
+leaves bytes behind the committed ends, which the next append overwrites; a crash after it loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection
+
+from embedstore.config import StoreConfig
+from embedstore.durable import WriteLock
+from embedstore.errors import DimensionMismatch, EncoderMismatch, InvalidVector, StoreReadOnly
+from embedstore.metadata import catalog, items
+from embedstore.metadata.catalog import Segment, Space, State
+from embedstore.metadata.database import Database
+from embedstore.truth.layout import LOCK, SEGMENTS, segment_name
+from embedstore.types import Metric, Vectors
+from embedstore.vectors import segments as files
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbs:
+    """Thumbnails of new items, as the bytes to append: one contiguous block or one piece an item.
+
+    Attributes:
+        parts: buffers whose concatenation is appended.
+        lengths: bytes of each item's thumbnail, in order; 0 where it has none.
+        formats: of each item, or one for all: 'raw:HxWxC', 'png', 'webp'.
+    """
+
+    parts: Sequence[bytes | memoryview]
+    lengths: npt.NDArray[np.int64]
+    formats: Sequence[str] | str
+
+
+@dataclass(frozen=True, slots=True)
+class NewItems:
+    """Items to add or replace, as parallel columns, each id once.
+
+    Attributes:
+        ids: unique among themselves.
+        vectors: float32 (n, d), finite.
+        metadata: JSON texts (``items.dump``).
+        sources: paths or other names, or None for all.
+        origin: the scope of the reader that they come from, or None.
+        hashes: content hashes, or None for all.
+        sizes: (width, height), or None for all.
+        thumbs: or None.
+        kept_thumbs: where an item's thumbnail already lies (metadata changed, picture not), by position.
+    """
+
+    ids: Sequence[str]
+    vectors: Vectors
+    metadata: Sequence[str]
+    sources: Sequence[str | None] | None = None
+    origin: str | None = None
+    hashes: Sequence[bytes | None] | None = None
+    sizes: Sequence[tuple[int, int] | None] | None = None
+    thumbs: Thumbs | None = None
+    kept_thumbs: Sequence[items.Thumb | None] | None = None
+
+
+class Writer:
+    """All that changes a store's truth, but for compacting it.
+
+    Args:
+        directory: of the store.
+        database: its open database.
+        config: for the lock's patience and the size of segments.
+    """
+
+    def __init__(self, directory: Path, database: Database, config: StoreConfig) -> None:
+        self.directory = directory
+        self.database = database
+        self.config = config
+        self._lock = WriteLock(directory / LOCK, config.lock_seconds)
+
+    def locked(self, purpose: str) -> AbstractContextManager[None]:
+        """Hold the one writer's lock for a block: several commits without another writer in between."""
+        if self.database.read_only:
+            raise StoreReadOnly(f"{self.directory} was opened for reading: open it with read_only=False to write")
+        return self._lock.held(purpose)
+
+    def add_space(self, *, name: str, encoder: str, fingerprint: str, dimension: int, metric: Metric) -> None:
+        """Record a space; the first one becomes the default.
+
+        Raises:
+            EncoderMismatch: the name is taken by a space of another encoder, dimension or metric.
+        """
+        with self.locked("adding a space"), self.database.write() as connection:
+            known, default = catalog.read_spaces(connection)
+            for space in known:
+                if space.name == name:
+                    if (space.fingerprint, space.dimension, space.metric) == (fingerprint, dimension, metric):
+                        return
+                    raise EncoderMismatch(
+                        f"space {name!r} belongs to encoder {space.fingerprint or 'none'} "
+                        f"({space.dimension} dimensions, {space.metric}), not to {fingerprint or 'none'} ({dimension} dimensions, {metric})"
+                    )
+            catalog.advance(connection)
+            catalog.add_space(
+                connection,
+                name=name,
+                encoder=encoder,
+                fingerprint=fingerprint,
+                dimension=dimension,
+                metric=metric,
+                default=default is None,
+            )
+
+    def append(self, space: Space, new: NewItems) -> tuple[int, int]:
+        """Add items, replacing those whose ids are known: durable when this returns.
+
+        Returns:
+            (added, replaced).
+        """
+        check_vectors(new.vectors, space.dimension, space.metric, new.ids)
+        count = len(new.ids)
+        if not count:
+            return 0, 0
+        with self.locked("adding items"), self.database.write() as connection:
+            known = items.find(connection, new.ids)
+            before = catalog.advance(connection, rows=count)
+            self._append_vectors(connection, space, new.vectors, before)
+            places = self._append_thumbs(connection, new, before)
+            if known:
+                old = np.sort(np.fromiter((entry.row for entry in known.values()), dtype=np.int64))
+                items.remove(connection, old, before.seq + 1)
+            origin = None if new.origin is None else catalog.origin_id(connection, new.origin)
+            nothing = [None] * count
+            items.add(
+                connection,
+                list(
+                    zip(
+                        range(before.next_row, before.next_row + count),
+                        new.ids,
+                        new.metadata,
+                        new.sources or nothing,
+                        [origin] * count,
+                        new.hashes or nothing,
+                        [size and size[0] for size in new.sizes] if new.sizes else nothing,
+                        [size and size[1] for size in new.sizes] if new.sizes else nothing,
+                        *places,
+                        strict=True,
+                    )
+                ),
+            )
+        return count - len(known), len(known)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete items by id; unknown ids don't count. Returns how many were deleted."""
+        with self.locked("deleting items"), self.database.write() as connection:
+            known = items.find(connection, ids)
+            return self._delete_rows(connection, [entry.row for entry in known.values()])
+
+    def delete_rows(self, rows: Sequence[int]) -> int:
+        """Delete items by row."""
+        with self.locked("deleting items"), self.database.write() as connection:
+            return self._delete_rows(connection, rows)
+
+    @staticmethod
+    def _delete_rows(connection: Connection, rows: Sequence[int]) -> int:
+        if not rows:
+            return 0
+        before = catalog.advance(connection)
+        return items.remove(connection, np.sort(np.asarray(rows, dtype=np.int64)), before.seq + 1)
+
+    def _append_vectors(self, connection: Connection, space: Space, vectors: Vectors, before: State) -> None:
+        row_bytes = space.dimension * 4
+        rows: npt.NDArray[Any] = np.ascontiguousarray(vectors, dtype="<f4")
+        segment, length = self._segment(connection, "vec", space, row_bytes)
+        part = rows.data.cast("B")
+        files.append(self.directory / SEGMENTS / segment.name, length * row_bytes, [part])
+        catalog.grow_segment(connection, segment.id, length + len(rows))
+        catalog.add_batch(
+            connection,
+            segment=segment.id,
+            start=length,
+            count=len(rows),
+            first_row=before.next_row,
+            checksum=files.checksum([part]),
+            seq=before.seq + 1,
+        )
+
+    def _append_thumbs(self, connection: Connection, new: NewItems, before: State) -> list[Sequence[Any]]:
+        """Append thumbnails; returns the four columns that say where they lie."""
+        count = len(new.ids)
+        kept = new.kept_thumbs or [None] * count
+        columns: list[list[Any]] = [
+            [thumb and thumb.segment for thumb in kept],
+            [thumb and thumb.start for thumb in kept],
+            [thumb and thumb.length for thumb in kept],
+            [thumb and thumb.format for thumb in kept],
+        ]
+        if new.thumbs is None or not new.thumbs.lengths.any():
+            return list(columns)
+        thumbs = new.thumbs
+        segment, length = self._segment(connection, "thumb", None, 1)
+        end = files.append(self.directory / SEGMENTS / segment.name, length, thumbs.parts)
+        catalog.grow_segment(connection, segment.id, end)
+        catalog.add_batch(
+            connection,
+            segment=segment.id,
+            start=length,
+            count=end - length,
+            first_row=before.next_row,
+            checksum=files.checksum(thumbs.parts),
+            seq=before.seq + 1,
+        )
+        starts = (length + np.concatenate([[0], np.cumsum(thumbs.lengths)[:-1]])).tolist()
+        formats = [thumbs.formats] * count if isinstance(thumbs.formats, str) else thumbs.formats
+        for i, (start, size, form) in enumerate(zip(starts, thumbs.lengths.tolist(), formats, strict=True)):
+            if size:
+                columns[0][i], columns[1][i], columns[2][i], columns[3][i] = segment.id, start, size, form
+        return list(columns)
+
+    def _segment(self, connection: Connection, kind: str, space: Space | None, unit: int) -> tuple[Segment, int]:
+        """The segment to append to and its committed length in units; a new one where the last is full."""
+        owner = None if space is None else space.id
+        found = [s for s in catalog.read_segments(connection) if s.kind == kind and s.space == owner]
+        if found and found[-1].length * unit < self.config.segment_bytes:
+            return found[-1], found[-1].length
+        name = segment_name(catalog.take_file_number(connection), kind)
+        files.create(self.directory / SEGMENTS / name, 0 if space is None else space.dimension)
+        number = catalog.add_segment(connection, kind=kind, space=owner, name=name, length=0)
+        return Segment(number, kind, owner, name, 0), 0
+
+
+def check_vectors(vectors: npt.NDArray[Any], dimension: int, metric: Metric, ids: Sequence[str] | None = None) -> None:
+    """Raise InvalidVector for vectors that can't be stored or searched, naming the first culprit.
+
+    Args:
+        vectors: (n, d).
+        dimension: of the space.
+        metric: of the space; under cosine a zero vector has no direction, so it is refused.
+        ids: of the vectors, for the message.
+    """
+    if vectors.ndim != 2 or vectors.dtype != np.float32:
+        raise InvalidVector(
+            f"vectors must be a float32 array of shape (n, {dimension}), not {vectors.dtype} {vectors.shape}"
+        )
+    if vectors.shape[1] != dimension:
+        raise DimensionMismatch(f"the space has {dimension} dimensions, but the vectors have {vectors.shape[1]}")
+    # The sum of squares is one pass over the memory, and finite unless something is wrong (or above 1e19).
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    suspect = ~np.isfinite(squares)
+    if metric is Metric.COSINE:
+        suspect |= squares == 0
+    for index in np.flatnonzero(suspect).tolist():
+        name = f"the vector of {ids[index]!r}" if ids is not None else f"vector {index}"
+        if not np.isfinite(vectors[index]).all():
+            raise InvalidVector(f"{name} has NaN or infinity: leave it out or mend it")
+        if not np.isfinite(squares[index]):
+            raise InvalidVector(f"{name} is too long for float32 distances: scale the vectors down")
+        if not vectors[index].any():
+            raise InvalidVector(f"{name} is zero, which has no direction under the metric cosine: leave it out")
