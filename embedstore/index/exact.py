@@ -1,0 +1,348 @@
+"""Exact search: brute force over blocks of vectors that may lie in memory-mapped files.
+
+The answer is exact in the strict sense: the k nearest by distances computed in float64 from the stored float32
+numbers, ties broken by the lower position. Speed comes from a first pass in float32 that keeps every vector which
+*could* be among the nearest, given a bound on its rounding error (Higham, "Accuracy and Stability of Numerical
+Algorithms", 2002, section 3.1: a sum of d products errs by at most about d units in the last place, relative to the
+sum of their magnitudes); only the few that are kept are computed in float64.
+
+* One query, or few: all distances of a block by true differences, at memory speed; the bound is relative.
+* A batch: FAISS's blocked matrix products, k plus some padding. For l2 these use |q|² + |b|² - 2<q, b>, whose error is
+  relative to the norms, not to the distance, so it can be large for data far from the origin. A query whose padding
+  doesn't prove that nothing was missed is answered by the first way instead.
+
+FAISS's ``knn_L2sqr`` alone was rejected because of that cancellation (vectors near 1e4 that differ in the third
+decimal come back in random order as soon as there are 20 queries), and its selectors because they cost the batch path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from embedstore.errors import InvalidArgument
+from embedstore.types import Metric, Vectors
+
+Positions: TypeAlias = npt.NDArray[np.int64]
+Blocks: TypeAlias = Sequence[tuple[int, Vectors]]
+
+_UNIT = 2.0**-24  # unit roundoff of float32
+_TINY = 2.0**-126  # smallest normal float32: what a product can lose by underflow
+_BATCH = 20  # from here on a matrix product is faster than one scan per query
+_PADDING = 16  # results beyond k that a batch asks for, so that near-ties at rank k rarely need a scan
+_QUERIES = 2048  # of a batch at a time
+_SCAN_ROWS = 1 << 20
+_COPY_BYTES = 32 << 20  # of vectors gathered, normalised or widened to float64 at a time
+_SAFE = (1e-15, 1e15)  # norms between which no float32 product of two vectors overflows or loses digits by underflow
+_SPARSE = 4  # a scan reads single rows, not all of them, where fewer than one in this many is selected
+
+_ptr = faiss.swig_ptr
+
+
+def norms(block: Vectors) -> npt.NDArray[np.float32]:
+    """Euclidean norms (n,) of a block (n, d), each right to a few units in the last place at any magnitude."""
+    block = np.asarray(block)
+    out = np.empty(len(block), dtype=np.float32)
+    if len(block):
+        faiss.fvec_norms_L2(_ptr(out), _ptr(block), block.shape[1], len(block))
+        odd = np.flatnonzero(~((out > _SAFE[0]) & (out < _SAFE[1])))  # squares that left the range of float32
+        for part in _parts(odd, block.shape[1]):
+            out[part] = np.linalg.norm(block[part].astype(np.float64), axis=1)
+    return out
+
+
+def distances(queries: Vectors, candidates: Vectors, metric: Metric) -> npt.NDArray[np.float64]:
+    """Exact distances (nq, m) of queries (nq, d) to candidates (nq, m, d) of their own, in float64.
+
+    Cosine distance is computed as half the squared distance of the normalised vectors, which equals 1 - cos and keeps
+    its digits where the angle is small. Zero vectors have no cosine distance: they are refused before they are stored.
+    """
+    wide = candidates.astype(np.float64)
+    query = queries.astype(np.float64)[:, None, :]
+    if metric is Metric.IP:
+        return -np.vecdot(wide, query)
+    if metric is Metric.COSINE:
+        wide /= np.sqrt(np.vecdot(wide, wide))[..., None]
+        query /= np.sqrt(np.vecdot(query, query))[..., None]
+    wide -= query
+    squared = np.vecdot(wide, wide)
+    return 0.5 * squared if metric is Metric.COSINE else np.sqrt(squared)
+
+
+def rerank(
+    queries: Vectors, positions: Positions, k: int, metric: Metric, read: Callable[[Positions], Vectors]
+) -> tuple[npt.NDArray[np.float32], Positions]:
+    """Order candidates by their exact distances and keep the k nearest of each query.
+
+    Args:
+        queries: (nq, d).
+        positions: candidates (nq, m), distinct within a row; -1 where there is none.
+        k: number of neighbours.
+        metric: of the distances.
+        read: returns the vectors (n, d) at n ascending positions.
+
+    Returns:
+        Distances float32 (nq, k) and positions int64 (nq, k), padded with inf and -1.
+    """
+    # Ascending positions make ties fall to the lower one under a stable sort, and reads run forward through the file.
+    positions = np.sort(positions, axis=1)
+    if len(positions) == 1:
+        row = positions[0]
+        if len(row) and row[0] < 0:
+            row = row[row >= 0]
+        distance = distances(queries, read(row)[None], metric)[0]
+        order = distance.argsort(kind="stable")[:k]
+        if len(order) == k:
+            return distance[order].astype(np.float32)[None], row[order][None]
+        return _padded(distance[order][None], row[order][None], k)
+    found = np.full(positions.shape, np.inf)
+    step = max(1, _COPY_BYTES // (8 * queries.shape[1] * max(1, positions.shape[1])))
+    for start in range(0, len(queries), step):
+        rows = positions[start : start + step]
+        unique, inverse = np.unique(rows, return_inverse=True)
+        if unique[0] < 0:
+            if len(unique) == 1:
+                continue
+            unique, inverse = unique[1:], inverse - 1  # -1 now stands for the last vector; it is masked below
+        vectors = read(unique)[inverse.reshape(rows.shape)]
+        found[start : start + step] = np.where(
+            rows >= 0, distances(queries[start : start + step], vectors, metric), np.inf
+        )
+    return _nearest(found, positions, k)
+
+
+def search(
+    blocks: Blocks,
+    queries: Vectors,
+    k: int,
+    metric: Metric,
+    *,
+    mask: npt.NDArray[np.uint8] | npt.NDArray[np.bool_] | None = None,
+    norms: Sequence[npt.NDArray[np.float32]] | None = None,
+) -> tuple[npt.NDArray[np.float32], Positions]:
+    """The k nearest vectors of each query, exactly.
+
+    Args:
+        blocks: (first position, C-contiguous float32 (n, d)) in ascending order of positions; memory maps are fine.
+        queries: float32 (nq, d), finite, and not zero where the metric is cosine.
+        k: number of neighbours, at least 1.
+        metric: see `Metric` for what a distance is.
+        mask: over all positions; only where it is true may a vector be answered. None allows all.
+        norms: what `norms` returns for each block, to save its pass over the vectors (cosine and ip need it).
+
+    Returns:
+        Distances float32 (nq, k), ascending, and positions int64 (nq, k); where fewer than k vectors may be answered
+        the rest is inf and -1.
+    """
+    if k < 1:
+        raise InvalidArgument(f"k must be at least 1, not {k}")
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
+    blocks = [(first, np.asarray(block)) for first, block in blocks if len(block)]
+    known = [n for n in norms if len(n)] if norms is not None else [None] * len(blocks)
+    where = None if mask is None else np.asarray(mask).astype(np.bool_, copy=False)
+    if len(queries) < _BATCH:
+        results = [_scan(query, blocks, k, metric, where, known) for query in queries]
+    else:
+        results = [
+            result
+            for start in range(0, len(queries), _QUERIES)
+            for result in _batch(queries[start : start + _QUERIES], blocks, k, metric, where, known)
+        ]
+    if not results:
+        return np.empty((0, k), dtype=np.float32), np.empty((0, k), dtype=np.int64)
+    return np.concatenate([d for d, _ in results]), np.concatenate([p for _, p in results])
+
+
+def _scan(
+    query: npt.NDArray[np.float32],
+    blocks: Blocks,
+    k: int,
+    metric: Metric,
+    mask: npt.NDArray[np.bool_] | None,
+    known: Sequence[npt.NDArray[np.float32] | None],
+) -> tuple[npt.NDArray[np.float32], Positions]:
+    """One query, (1, k) each: float32 distances of all rows, then float64 ones of those that could be nearest."""
+    found: list[npt.NDArray[np.float64]] = [np.empty(0)]
+    positions: list[Positions] = [np.empty(0, dtype=np.int64)]
+    for first, piece, piece_norms, rows in _pieces(blocks, mask, known, _SCAN_ROWS):
+        kept = _possible(query, piece, piece_norms, rows, k, metric)
+        for part in _parts(kept, piece.shape[1]):
+            found.append(distances(query[None], piece[part][None], metric)[0])
+            positions.append(part + first)
+    return _nearest(np.concatenate(found)[None], np.concatenate(positions)[None], k)
+
+
+def _possible(
+    query: npt.NDArray[np.float32],
+    piece: Vectors,
+    piece_norms: npt.NDArray[np.float32] | None,
+    rows: Positions | None,
+    k: int,
+    metric: Metric,
+) -> Positions:
+    """The rows of a piece that may be among its k nearest to the query, ascending: a proven superset."""
+    count, dimension = (len(piece) if rows is None else len(rows)), piece.shape[1]
+    everything = np.arange(count) if rows is None else rows
+    if count <= k:
+        return everything
+    gather = rows is not None and count * _SPARSE < len(piece)
+    out = np.empty(count if gather else len(piece), dtype=np.float32)
+    relative, absolute = 0.0, 0.0
+    if metric is Metric.L2:
+        if gather:
+            faiss.fvec_L2sqr_by_idx(_ptr(out), _ptr(query), _ptr(piece), _ptr(rows), dimension, 1, count)
+        else:
+            faiss.fvec_L2sqr_ny(_ptr(out), _ptr(query), _ptr(piece), dimension, len(piece))
+        relative, absolute = (dimension + 4) * _UNIT, dimension * _TINY
+    else:
+        lengths = norms(piece) if piece_norms is None else piece_norms
+        longest, length = float(lengths.max()), float(np.linalg.norm(query.astype(np.float64)))
+        lowest = _SAFE[0] if metric is Metric.COSINE else 0.0
+        if not (lowest <= min(length, float(lengths.min())) and max(length, longest) <= _SAFE[1]):
+            return everything
+        if metric is Metric.COSINE:
+            query, length, longest = (query / length).astype(np.float32), 1.0, 1.0
+        if gather:
+            faiss.fvec_inner_products_by_idx(_ptr(out), _ptr(query), _ptr(piece), _ptr(rows), dimension, 1, count)
+        else:
+            faiss.fvec_inner_products_ny(_ptr(out), _ptr(query), _ptr(piece), dimension, len(piece))
+        np.negative(out, out=out)
+        if metric is Metric.COSINE:
+            out /= lengths[rows] if gather else lengths
+        absolute = (dimension + 8) * (_UNIT * length * longest + _TINY)
+    if rows is not None and not gather:
+        out = out[rows]
+    # If T is the k-th smallest computed value, k vectors are truly no farther than T plus its error; so a vector among
+    # the true k nearest is computed as at most T plus both errors.
+    threshold = float(np.partition(out, k - 1)[k - 1])
+    limit = threshold + 3 * relative * abs(threshold) + 2 * absolute
+    if not np.isfinite(limit):
+        return everything
+    kept = np.flatnonzero(out <= limit)
+    return kept if rows is None else rows[kept]
+
+
+def _batch(
+    queries: Vectors,
+    blocks: Blocks,
+    k: int,
+    metric: Metric,
+    mask: npt.NDArray[np.bool_] | None,
+    known: Sequence[npt.NDArray[np.float32] | None],
+) -> Iterator[tuple[npt.NDArray[np.float32], Positions]]:
+    """Many queries by matrix products; those whose answer is not proven by the error bound are scanned."""
+    dimension = queries.shape[1]
+    lengths = norms(queries).astype(np.float64)
+    longest = 0.0
+    shortest = np.inf
+    near: list[npt.NDArray[np.float32]] = []  # (nq, up to k + padding) per piece, smaller is nearer
+    positions: list[Positions] = []
+    last: list[npt.NDArray[np.float32]] = []  # the farthest computed value per piece that was not searched to its end
+    probes = queries / lengths[:, None].astype(np.float32) if metric is Metric.COSINE else queries
+    copied = metric is Metric.COSINE or mask is not None
+    step = max(1024, _COPY_BYTES // (4 * dimension)) if copied else _SCAN_ROWS
+    for first, piece, piece_norms, rows in _pieces(blocks, mask, known, step):
+        sizes = norms(piece) if piece_norms is None else piece_norms
+        longest, shortest = max(longest, float(sizes.max())), min(shortest, float(sizes.min()))
+        if rows is not None:
+            piece, sizes = piece[rows], sizes[rows]
+        if metric is Metric.COSINE:
+            piece = piece / np.maximum(sizes, _TINY)[:, None]
+        width = min(k + _PADDING, len(piece))
+        values = np.empty((len(queries), width), dtype=np.float32)
+        labels = np.empty((len(queries), width), dtype=np.int64)
+        knn = faiss.knn_L2sqr if metric is Metric.L2 else faiss.knn_inner_product
+        arguments = (dimension, len(queries), len(piece), width, _ptr(values), _ptr(labels))
+        knn(_ptr(probes), _ptr(piece), *arguments)
+        if metric is not Metric.L2:
+            np.negative(values, out=values)
+        near.append(values)
+        positions.append((labels if rows is None else rows[labels]) + first)
+        if width < len(piece):
+            last.append(values[:, -1])
+    if not near:
+        yield _padded(np.empty((len(queries), 0)), np.empty((len(queries), 0), dtype=np.int64), k)
+        return
+    if metric is Metric.COSINE:
+        bound = np.full(len(queries), (dimension + 12) * _UNIT)
+    elif metric is Metric.IP:
+        bound = (dimension + 8) * (_UNIT * lengths * longest + _TINY)
+    else:
+        bound = (dimension + 8) * (_UNIT * (lengths + longest) ** 2 + _TINY)
+    computed, where = np.concatenate(near, axis=1), np.concatenate(positions, axis=1)
+    rank = min(k, computed.shape[1]) - 1
+    limit = np.partition(computed, rank, axis=1)[:, rank] + 2 * bound
+    lowest = _SAFE[0] if metric is Metric.COSINE else 0.0
+    proven = np.isfinite(limit) & (lengths <= _SAFE[1]) & (lengths >= lowest)
+    proven &= longest <= _SAFE[1] and shortest >= lowest
+    for values in last:
+        proven &= values > limit
+    where[computed > limit[:, None]] = -1
+    distance = np.empty((len(queries), k), dtype=np.float32)
+    nearest = np.empty((len(queries), k), dtype=np.int64)
+    sure = np.flatnonzero(proven)
+    if len(sure):
+        candidates = -np.sort(-where[sure], axis=1)  # real positions first, then -1
+        candidates = candidates[:, : int((candidates >= 0).sum(axis=1).max())]
+        distance[sure], nearest[sure] = rerank(queries[sure], candidates, k, metric, lambda at: take(blocks, at))
+    for i in np.flatnonzero(~proven):
+        distance[i : i + 1], nearest[i : i + 1] = _scan(queries[i], blocks, k, metric, mask, known)
+    yield distance, nearest
+
+
+def take(blocks: Blocks, positions: Positions) -> Vectors:
+    """The vectors (n, d) at ascending positions, each of which lies in one of the blocks."""
+    starts = np.searchsorted(positions, [first for first, _ in blocks])
+    ends = [*starts[1:], len(positions)]
+    return np.concatenate(
+        [block[positions[a:b] - first] for (first, block), a, b in zip(blocks, starts, ends, strict=True)]
+    )
+
+
+def _pieces(
+    blocks: Blocks,
+    mask: npt.NDArray[np.bool_] | None,
+    known: Sequence[npt.NDArray[np.float32] | None],
+    step: int,
+) -> Iterator[tuple[int, Vectors, npt.NDArray[np.float32] | None, Positions | None]]:
+    """Blocks cut to at most ``step`` rows: first position, rows, their norms if known, the selected ones (None: all)."""
+    for (first, block), lengths in zip(blocks, known, strict=True):
+        for start in range(0, len(block), step):
+            piece = block[start : start + step]
+            rows = None
+            if mask is not None:
+                allowed = mask[first + start : first + start + len(piece)]
+                if not allowed.all():
+                    rows = np.flatnonzero(allowed)
+                    if not len(rows):
+                        continue
+            yield first + start, piece, None if lengths is None else lengths[start : start + len(piece)], rows
+
+
+def _parts(rows: Positions, dimension: int) -> Iterator[Positions]:
+    """Rows in runs whose float64 copy stays small."""
+    step = max(1, _COPY_BYTES // (8 * dimension))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+
+
+def _nearest(
+    found: npt.NDArray[np.float64], positions: Positions, k: int
+) -> tuple[npt.NDArray[np.float32], Positions]:
+    """The k smallest of each row; positions ascend within a row, so a stable sort breaks ties by the lower one."""
+    order = np.argsort(found, axis=1, kind="stable")[:, :k]
+    return _padded(np.take_along_axis(found, order, axis=1), np.take_along_axis(positions, order, axis=1), k)
+
+
+def _padded(
+    found: npt.NDArray[np.float64], positions: Positions, k: int
+) -> tuple[npt.NDArray[np.float32], Positions]:
+    """Rows of exactly k, filled with inf and -1."""
+    distance = np.full((len(found), k), np.inf, dtype=np.float32)
+    nearest = np.full((len(found), k), -1, dtype=np.int64)
+    distance[:, : found.shape[1]], nearest[:, : found.shape[1]] = found, positions
+    return distance, nearest
