@@ -178,6 +178,7 @@ class Loaded:
         vectors: float32 (n, d) of these positions; None where the source brings pictures.
         sizes: (width, height) of each original, before any reduction on reading.
         failures: the positions that could not be read, with reasons.
+        thumbs: encoded thumbnails (PNG or WebP) of these positions, where reading made them on the way; else None.
     """
 
     which: Sequence[int]
@@ -185,6 +186,7 @@ class Loaded:
     vectors: Vectors | None
     sizes: Sequence[tuple[int, int]]
     failures: Sequence[Failure]
+    thumbs: Sequence[bytes] | None = None
 
 
 @runtime_checkable
