@@ -20,14 +20,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import InvalidArgument
+from embedstore.index.library import faiss
 from embedstore.types import Metric, Vectors
 
 Positions: TypeAlias = npt.NDArray[np.int64]
+Doubles: TypeAlias = npt.NDArray[np.float64]
 Blocks: TypeAlias = Sequence[tuple[int, Vectors]]
 
 _UNIT = 2.0**-24  # unit roundoff of float32
@@ -55,7 +56,7 @@ def norms(block: Vectors) -> npt.NDArray[np.float32]:
     return out
 
 
-def distances(queries: Vectors, candidates: Vectors, metric: Metric) -> npt.NDArray[np.float64]:
+def distances(queries: Vectors, candidates: Vectors, metric: Metric) -> Doubles:
     """Exact distances (nq, m) of queries (nq, d) to candidates (nq, m, d) of their own, in float64.
 
     Cosine distance is computed as half the squared distance of the normalised vectors, which equals 1 - cos and keeps
@@ -64,12 +65,13 @@ def distances(queries: Vectors, candidates: Vectors, metric: Metric) -> npt.NDAr
     wide = candidates.astype(np.float64)
     query = queries.astype(np.float64)[:, None, :]
     if metric is Metric.IP:
-        return -np.vecdot(wide, query)
+        products: Doubles = np.vecdot(wide, query)
+        return -products
     if metric is Metric.COSINE:
         wide /= np.sqrt(np.vecdot(wide, wide))[..., None]
         query /= np.sqrt(np.vecdot(query, query))[..., None]
     wide -= query
-    squared = np.vecdot(wide, wide)
+    squared: Doubles = np.vecdot(wide, wide)
     return 0.5 * squared if metric is Metric.COSINE else np.sqrt(squared)
 
 
@@ -189,12 +191,12 @@ def _possible(
     everything = np.arange(count) if rows is None else rows
     if count <= k:
         return everything
-    gather = rows is not None and count * _SPARSE < len(piece)
-    out = np.empty(count if gather else len(piece), dtype=np.float32)
+    sparse = rows if rows is not None and count * _SPARSE < len(piece) else None
+    out = np.empty(len(piece) if sparse is None else count, dtype=np.float32)
     relative, absolute = 0.0, 0.0
     if metric is Metric.L2:
-        if gather:
-            faiss.fvec_L2sqr_by_idx(_ptr(out), _ptr(query), _ptr(piece), _ptr(rows), dimension, 1, count)
+        if sparse is not None:
+            faiss.fvec_L2sqr_by_idx(_ptr(out), _ptr(query), _ptr(piece), _ptr(sparse), dimension, 1, count)
         else:
             faiss.fvec_L2sqr_ny(_ptr(out), _ptr(query), _ptr(piece), dimension, len(piece))
         relative, absolute = (dimension + 4) * _UNIT, dimension * _TINY
@@ -206,15 +208,15 @@ def _possible(
             return everything
         if metric is Metric.COSINE:
             query, length, longest = (query / length).astype(np.float32), 1.0, 1.0
-        if gather:
-            faiss.fvec_inner_products_by_idx(_ptr(out), _ptr(query), _ptr(piece), _ptr(rows), dimension, 1, count)
+        if sparse is not None:
+            faiss.fvec_inner_products_by_idx(_ptr(out), _ptr(query), _ptr(piece), _ptr(sparse), dimension, 1, count)
         else:
             faiss.fvec_inner_products_ny(_ptr(out), _ptr(query), _ptr(piece), dimension, len(piece))
         np.negative(out, out=out)
         if metric is Metric.COSINE:
-            out /= lengths[rows] if gather else lengths
+            out /= lengths if sparse is None else lengths[sparse]
         absolute = (dimension + 8) * (_UNIT * length * longest + _TINY)
-    if rows is not None and not gather:
+    if rows is not None and sparse is None:
         out = out[rows]
     # If T is the k-th smallest computed value, k vectors are truly no farther than T plus its error; so a vector among
     # the true k nearest is computed as at most T plus both errors.
@@ -251,7 +253,7 @@ def _batch(
         if rows is not None:
             piece, sizes = piece[rows], sizes[rows]
         if metric is Metric.COSINE:
-            piece = piece / np.maximum(sizes, _TINY)[:, None]
+            piece = np.divide(piece, np.maximum(sizes, _TINY)[:, None], dtype=np.float32)
         width = min(k + _PADDING, len(piece))
         values = np.empty((len(queries), width), dtype=np.float32)
         labels = np.empty((len(queries), width), dtype=np.int64)
@@ -267,6 +269,7 @@ def _batch(
     if not near:
         yield _padded(np.empty((len(queries), 0)), np.empty((len(queries), 0), dtype=np.int64), k)
         return
+    bound: Doubles
     if metric is Metric.COSINE:
         bound = np.full(len(queries), (dimension + 12) * _UNIT)
     elif metric is Metric.IP:
@@ -309,7 +312,7 @@ def _pieces(
     known: Sequence[npt.NDArray[np.float32] | None],
     step: int,
 ) -> Iterator[tuple[int, Vectors, npt.NDArray[np.float32] | None, Positions | None]]:
-    """Blocks cut to at most ``step`` rows: first position, rows, their norms if known, the selected ones (None: all)."""
+    """Blocks cut to ``step`` rows: first position, rows, their norms if known, the selected ones (None: all)."""
     for (first, block), lengths in zip(blocks, known, strict=True):
         for start in range(0, len(block), step):
             piece = block[start : start + step]
@@ -330,17 +333,13 @@ def _parts(rows: Positions, dimension: int) -> Iterator[Positions]:
         yield rows[start : start + step]
 
 
-def _nearest(
-    found: npt.NDArray[np.float64], positions: Positions, k: int
-) -> tuple[npt.NDArray[np.float32], Positions]:
+def _nearest(found: npt.NDArray[np.float64], positions: Positions, k: int) -> tuple[npt.NDArray[np.float32], Positions]:
     """The k smallest of each row; positions ascend within a row, so a stable sort breaks ties by the lower one."""
     order = np.argsort(found, axis=1, kind="stable")[:, :k]
     return _padded(np.take_along_axis(found, order, axis=1), np.take_along_axis(positions, order, axis=1), k)
 
 
-def _padded(
-    found: npt.NDArray[np.float64], positions: Positions, k: int
-) -> tuple[npt.NDArray[np.float32], Positions]:
+def _padded(found: npt.NDArray[np.float64], positions: Positions, k: int) -> tuple[npt.NDArray[np.float32], Positions]:
     """Rows of exactly k, filled with inf and -1."""
     distance = np.full((len(found), k), np.inf, dtype=np.float32)
     nearest = np.full((len(found), k), -1, dtype=np.int64)

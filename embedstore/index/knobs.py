@@ -1,0 +1,67 @@
+"""What can be turned on a FAISS index at search time: which parameter, and how to pass it with a selector.
+
+FAISS gives every family its own SearchParameters class, and wraps some families in others ("PCA64,HNSW32,SQ8"). All
+of that is known here only; the rest of the room speaks of *the knob* (efSearch or nprobe) and its value.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from embedstore.index.library import faiss
+
+
+def inner(index: Any) -> Any:
+    """The index that does the searching: inside pre-transforms, of its real class."""
+    index = faiss.downcast_index(index)
+    while isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    return index
+
+
+def knob(index: Any) -> str | None:
+    """Name of the parameter that trades speed for recall: 'efSearch', 'nprobe', or None where there is none."""
+    core = inner(index)
+    if isinstance(core, faiss.IndexHNSW):
+        return "efSearch"
+    if isinstance(core, faiss.IndexIVF):
+        return "nprobe"
+    return None
+
+
+def limit(index: Any) -> int:
+    """Largest sensible value of the knob: all lists, or a graph search as wide as is still cheaper than a scan."""
+    core = inner(index)
+    if isinstance(core, faiss.IndexIVF):
+        return int(core.nlist)
+    return int(max(1, min(index.ntotal, 2048)))
+
+
+def search_parameters(index: Any, value: int, selector: Any = None) -> Any:
+    """A FAISS SearchParameters object for this index with the knob at ``value``, answering what ``selector`` allows.
+
+    The object may be shared by threads: a search only reads it. It keeps ``selector`` alive.
+    """
+    core = inner(index)
+    if isinstance(core, faiss.IndexHNSW):
+        parameters = faiss.SearchParametersHNSW()
+        parameters.efSearch = value
+    elif isinstance(core, faiss.IndexIVF):
+        parameters = (
+            faiss.SearchParametersIVFPQ() if isinstance(core, faiss.IndexIVFPQ) else faiss.SearchParametersIVF()
+        )
+        parameters.nprobe = value
+    else:
+        parameters = faiss.SearchParameters()
+    if selector is not None:
+        parameters.sel = selector
+    index = faiss.downcast_index(index)
+    depth = 0
+    while isinstance(index, faiss.IndexPreTransform):
+        index, depth = faiss.downcast_index(index.index), depth + 1
+    for _ in range(depth):
+        outer = faiss.SearchParametersPreTransform()
+        outer.index_params = parameters
+        outer.inner = parameters  # SWIG holds a bare pointer: this reference keeps the object alive
+        parameters = outer
+    return parameters
