@@ -23,7 +23,7 @@ class StoreConfig:
 
     recall: float = 0.99
     factory: str | None = None
-    tail_floats: int = 1_500_000
+    tail_floats: int = 2**21
     segment_bytes: int = 2**30
     lock_seconds: float = 10.0
     seed: int = 0

@@ -52,7 +52,7 @@ class Metric(enum.StrEnum):
         """Turn distances into scores (larger is better), element by element."""
         if self is Metric.COSINE:
             return np.float32(1.0) - distance
-        return -distance
+        return np.float32(0.0) - distance  # never -0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,9 +253,9 @@ def drop_tiers(connection: Connection, ids: Sequence[int] | None = None) -> None
     connection.execute(delete(tiers) if ids is None else delete(tiers).where(tiers.c.id.in_(ids)))
 
 
-def drop_batches(connection: Connection, ids: Sequence[int]) -> None:
-    """Forget batches."""
-    connection.execute(delete(batches).where(batches.c.id.in_(ids)))
+def drop_batches(connection: Connection, last: int) -> None:
+    """Forget batches up to this id."""
+    connection.execute(delete(batches).where(batches.c.id <= last))
 
 
 def drop_segments(connection: Connection, ids: Sequence[int]) -> None:
@@ -268,9 +268,15 @@ def drop_tombstones(connection: Connection) -> None:
     connection.execute(delete(tombstones))
 
 
+def find_origin(connection: Connection, scope: str) -> int | None:
+    """The id of a source's scope, or None if nothing came from it yet."""
+    found = connection.execute(select(origins.c.id).where(origins.c.scope == scope)).scalar_one_or_none()
+    return None if found is None else int(found)
+
+
 def origin_id(connection: Connection, scope: str) -> int:
     """The id of a source's scope, made if new."""
-    found = connection.execute(select(origins.c.id).where(origins.c.scope == scope)).scalar_one_or_none()
+    found = find_origin(connection, scope)
     if found is not None:
-        return int(found)
+        return found
     return _key(connection.execute(insert(origins).values(scope=scope)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,8 +14,7 @@ import numpy.typing as npt
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, select
 from sqlalchemy.dialects import sqlite
 
-from embedstore.metadata.schema import batches, items, segments, tombstones
-from embedstore.types import Metadata
+from embedstore.metadata.schema import batches, items, origins, segments, tombstones
 
 _COLUMNS = [column.name for column in items.columns]
 # Compiled once: executemany with tuples skips SQLAlchemy's per-row dictionaries, which cost more than SQLite's insert.
@@ -42,14 +42,13 @@ class Thumb:
     format: str
 
 
-def dump(metadata: Metadata) -> str:
-    """Metadata as the text that is stored; equal objects give equal text.
+@dataclass(frozen=True, slots=True)
+class Pictured:
+    """What a row says of its item's picture: thumbnail, (width, height) of the original, source."""
 
-    Raises:
-        ValueError: NaN or infinity, which JSON doesn't have.
-        TypeError: a value that JSON doesn't have.
-    """
-    return json.dumps(metadata, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    thumb: Thumb | None
+    size: tuple[int, int] | None
+    source: str | None
 
 
 def _listed(values: Iterable[Any]) -> Select[Any]:
@@ -115,9 +114,25 @@ def row_ids(connection: Connection, after: int = 0) -> list[tuple[int, str]]:
     return list(connection.execute(query).tuples())
 
 
+def similar_ids(connection: Connection, name: str, limit: int = 3) -> list[str]:
+    """Ids that a mistyped one may have meant: those that contain it, or that begin as it does."""
+    near = list(
+        connection.execute(
+            select(items.c.id).where(items.c.id.contains(name, autoescape=True)).order_by(items.c.row).limit(limit)
+        ).scalars()
+    )
+    if near or len(name) < 3:
+        return near
+    pool = connection.execute(
+        select(items.c.id).where(items.c.id.startswith(name[: len(name) // 2], autoescape=True)).limit(2000)
+    ).scalars()
+    return difflib.get_close_matches(name, list(pool), n=limit, cutoff=0.6)
+
+
 def describe(connection: Connection, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Everything but the vector, by id."""
-    result = connection.execute(select(items).where(items.c.id.in_(_listed(ids))))
+    scoped = select(items, origins.c.scope).select_from(items.outerjoin(origins, origins.c.id == items.c.origin))
+    result = connection.execute(scoped.where(items.c.id.in_(_listed(ids))))
     return {row["id"]: {**row, "metadata": json.loads(row["metadata"])} for row in map(dict, result.mappings())}
 
 
@@ -128,35 +143,43 @@ def records(connection: Connection, rows: npt.NDArray[np.int64]) -> list[tuple[i
     return list(connection.execute(query).tuples())
 
 
-def thumbs(connection: Connection, rows: Iterable[int]) -> dict[int, tuple[Thumb | None, str | None]]:
-    """Row -> (thumbnail, source)."""
+def pictured(connection: Connection, rows: Iterable[int]) -> dict[int, Pictured]:
+    """What these rows say of their pictures, by row."""
     c = items.c
-    query = select(c.row, c.thumb_segment, c.thumb_start, c.thumb_length, c.thumb_format, c.source)
-    found = connection.execute(query.where(c.row.in_(_listed(rows))))
+    query = select(c.row, c.thumb_segment, c.thumb_start, c.thumb_length, c.thumb_format, c.width, c.height, c.source)
     return {
-        row: (None if segment is None else Thumb(segment, start, length, form), source)
-        for row, segment, start, length, form, source in found
+        row: Pictured(
+            None if segment is None else Thumb(segment, start, length, form),
+            None if width is None else (width, height),
+            source,
+        )
+        for row, segment, start, length, form, width, height, source in connection.execute(
+            query.where(c.row.in_(_listed(rows)))
+        )
     }
 
 
-def metadata_keys(connection: Connection) -> list[str]:
-    """Every top-level key that some live item has, sorted."""
-    pairs = func.json_each(items.c.metadata).table_valued("key", joins_implicitly=True)
-    return sorted(connection.execute(select(pairs.c.key).distinct()).scalars())
+def metadata_keys(connection: Connection, first: int | None = None) -> set[str]:
+    """Every top-level key that some live item has; with ``first``, some of the first so many items."""
+    some = select(items.c.metadata).order_by(items.c.row).limit(first).subquery()
+    pairs = func.json_each(some.c.metadata).table_valued("key", joins_implicitly=True)
+    return set(connection.execute(select(pairs.c.key).select_from(some, pairs).distinct()).scalars())
 
 
-def summary(connection: Connection, key: str, limit: int = 12) -> list[tuple[Any, int]]:
+def summary(connection: Connection, key: str, limit: int) -> list[tuple[Any, int]]:
     """The commonest values of one top-level key, with counts."""
     pairs = func.json_each(items.c.metadata).table_valued("key", "value", joins_implicitly=True)
     counted = func.count()
-    query = (
-        select(pairs.c.value, counted)
-        .where(pairs.c.key == key)
-        .group_by(pairs.c.value)
-        .order_by(counted.desc())
-        .limit(limit)
-    )
+    query = select(pairs.c.value, counted).select_from(items, pairs).where(pairs.c.key == key)
+    query = query.group_by(pairs.c.value).order_by(counted.desc(), pairs.c.value).limit(limit)
     return list(connection.execute(query).tuples())
+
+
+def origins_with_counts(connection: Connection) -> list[tuple[str, int]]:
+    """Every source's scope, with the number of live items that came from it."""
+    counted = func.count(items.c.row)
+    query = select(origins.c.scope, counted).join(items, items.c.origin == origins.c.id).group_by(origins.c.id)
+    return list(connection.execute(query.order_by(origins.c.id)).tuples())
 
 
 def move_thumbs(connection: Connection, moved: Sequence[tuple[int, int, int]]) -> None:

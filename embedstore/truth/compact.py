@@ -37,7 +37,7 @@ class CompactReport:
 
 
 def compact(writer: Writer, *, progress: bool = False) -> CompactReport:
-    """Rewrite all segments without deleted rows, in one commit; readers go on with the old files until their next query.
+    """Rewrite all segments without deleted rows, in one commit; readers keep the old files until their next query.
 
     Every batch is checked against its checksum on the way: damage is reported, never copied into a fresh checksum.
 
@@ -64,12 +64,12 @@ def _rewrite(writer: Writer, connection: Connection, bar: Progress) -> None:
     stones = catalog.read_tombstones(connection)
     spaces, _ = catalog.read_spaces(connection)
     by_id = {segment.id: segment for segment in segments}
-    old_batches = [batch.id for batch in batches]
+    last_batch = max((batch.id for batch in batches), default=0)
     for space in spaces:
         own = [batch for batch in batches if by_id[batch.segment].space == space.id]
         _rewrite_vectors(writer, connection, space, own, by_id, stones, before.seq + 1, bar)
     _rewrite_thumbs(writer, connection, segments, batches, before.seq + 1)
-    catalog.drop_batches(connection, old_batches)
+    catalog.drop_batches(connection, last_batch)
     catalog.drop_segments(connection, [segment.id for segment in segments])
     catalog.drop_tombstones(connection)
     # Positions have moved: every tier is of the past.

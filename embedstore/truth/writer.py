@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection
 
 from embedstore.config import StoreConfig
 from embedstore.durable import WriteLock
-from embedstore.errors import DimensionMismatch, EncoderMismatch, InvalidVector, StoreReadOnly
+from embedstore.errors import EncoderMismatch, StoreReadOnly
 from embedstore.metadata import catalog, items
 from embedstore.metadata.catalog import Segment, Space, State
 from embedstore.metadata.database import Database
 from embedstore.truth.layout import LOCK, SEGMENTS, segment_name
 from embedstore.types import Metric, Vectors
+from embedstore.validate import check_dimension
 from embedstore.vectors import segments as files
 
 
@@ -49,7 +50,7 @@ class NewItems:
     Attributes:
         ids: unique among themselves.
         vectors: float32 (n, d), finite.
-        metadata: JSON texts (``items.dump``).
+        metadata: JSON texts (``validate.dump_metadata``).
         sources: paths or other names, or None for all.
         origin: the scope of the reader that they come from, or None.
         hashes: content hashes, or None for all.
@@ -104,7 +105,8 @@ class Writer:
                         return
                     raise EncoderMismatch(
                         f"space {name!r} belongs to encoder {space.fingerprint or 'none'} "
-                        f"({space.dimension} dimensions, {space.metric}), not to {fingerprint or 'none'} ({dimension} dimensions, {metric})"
+                        f"({space.dimension} dimensions, {space.metric}), not to {fingerprint or 'none'} "
+                        f"({dimension} dimensions, {metric})"
                     )
             catalog.advance(connection)
             catalog.add_space(
@@ -123,7 +125,7 @@ class Writer:
         Returns:
             (added, replaced).
         """
-        check_vectors(new.vectors, space.dimension, space.metric, new.ids)
+        check_dimension(new.vectors, space.dimension)
         count = len(new.ids)
         if not count:
             return 0, 0
@@ -161,6 +163,11 @@ class Writer:
         with self.locked("deleting items"), self.database.write() as connection:
             known = items.find(connection, ids)
             return self._delete_rows(connection, [entry.row for entry in known.values()])
+
+    def delete_where(self, condition: ColumnElement[bool]) -> int:
+        """Delete the items that match, as they are at the moment of the deletion."""
+        with self.locked("deleting items"), self.database.write() as connection:
+            return self._delete_rows(connection, items.rows_where(connection, condition).tolist())
 
     def delete_rows(self, rows: Sequence[int]) -> int:
         """Delete items by row."""
@@ -233,33 +240,3 @@ class Writer:
         files.create(self.directory / SEGMENTS / name, 0 if space is None else space.dimension)
         number = catalog.add_segment(connection, kind=kind, space=owner, name=name, length=0)
         return Segment(number, kind, owner, name, 0), 0
-
-
-def check_vectors(vectors: npt.NDArray[Any], dimension: int, metric: Metric, ids: Sequence[str] | None = None) -> None:
-    """Raise InvalidVector for vectors that can't be stored or searched, naming the first culprit.
-
-    Args:
-        vectors: (n, d).
-        dimension: of the space.
-        metric: of the space; under cosine a zero vector has no direction, so it is refused.
-        ids: of the vectors, for the message.
-    """
-    if vectors.ndim != 2 or vectors.dtype != np.float32:
-        raise InvalidVector(
-            f"vectors must be a float32 array of shape (n, {dimension}), not {vectors.dtype} {vectors.shape}"
-        )
-    if vectors.shape[1] != dimension:
-        raise DimensionMismatch(f"the space has {dimension} dimensions, but the vectors have {vectors.shape[1]}")
-    # The sum of squares is one pass over the memory, and finite unless something is wrong (or above 1e19).
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    suspect = ~np.isfinite(squares)
-    if metric is Metric.COSINE:
-        suspect |= squares == 0
-    for index in np.flatnonzero(suspect).tolist():
-        name = f"the vector of {ids[index]!r}" if ids is not None else f"vector {index}"
-        if not np.isfinite(vectors[index]).all():
-            raise InvalidVector(f"{name} has NaN or infinity: leave it out or mend it")
-        if not np.isfinite(squares[index]):
-            raise InvalidVector(f"{name} is too long for float32 distances: scale the vectors down")
-        if not vectors[index].any():
-            raise InvalidVector(f"{name} is zero, which has no direction under the metric cosine: leave it out")

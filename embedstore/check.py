@@ -1,0 +1,147 @@
+"""Checking every byte and row of a store against what was committed. Changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from embedstore.metadata import catalog, items
+from embedstore.metadata.database import Database
+from embedstore.progress import Progress
+from embedstore.truth import tiers
+from embedstore.truth.layout import MODELS, SEGMENTS, TIERS
+from embedstore.truth.snapshot import Snapshot
+from embedstore.vectors.segments import HEADER, checksum, read_bytes
+
+_PART = 64 * 2**20
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What a check found.
+
+    Attributes:
+        problems: damage to the truth: sentences. Empty where all is well.
+        derived: what is wrong with files that can be made again (tiers); search is right without them.
+        leftovers: files that no row names; compact sweeps them.
+        items: live items.
+        batches: batches whose checksums were compared.
+        bytes: read and compared.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    derived: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+    items: int = 0
+    batches: int = 0
+    bytes: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the truth is whole."""
+        return not self.problems
+
+
+def verify(directory: Path, database: Database, snapshot: Snapshot, *, progress: bool = False) -> VerifyReport:
+    """Check the database, every batch's checksum, the accounts between rows and vectors, models and tiers."""
+    report = VerifyReport()
+    with database.read() as connection:
+        for (line,) in connection.exec_driver_sql("PRAGMA integrity_check(20)"):
+            if line != "ok":
+                report.problems.append(f"store.db: {line}")
+        for row in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+            report.problems.append(f"store.db: a row of {row[0]} refers to a missing row of {row[2]}")
+        segments = {segment.id: segment for segment in catalog.read_segments(connection)}
+        batches = catalog.read_batches(connection)
+        spaces, _ = catalog.read_spaces(connection)
+        stones = catalog.read_tombstones(connection)
+        live = items.rows_where(connection, None)
+        thumbs = items.thumb_places(connection)
+        both, over = items.orphans(connection)
+        records = catalog.read_tiers(connection)
+    report.items = len(live)
+    if both:
+        report.problems.append(f"{both} rows are live and deleted at once")
+    if over:
+        report.problems.append(f"{over} batches overrun the committed length of their segment")
+    widths = {space.id: 4 * space.dimension for space in spaces}
+    _batches(directory, report, segments, batches, widths, progress=progress)
+    for space in spaces:
+        own = [batch.row_numbers() for batch in batches if segments[batch.segment].space == space.id]
+        rows = np.concatenate(own) if own else np.empty(0, np.int64)
+        if len(rows) > 1 and not (np.diff(rows) > 0).all():
+            report.problems.append(f"space {space.name!r}: rows are not in ascending order")
+        held = np.setdiff1d(rows, stones, assume_unique=True)
+        if missing := len(np.setdiff1d(live, held, assume_unique=True)):
+            report.problems.append(f"space {space.name!r}: {missing} items have no vector")
+        if extra := len(np.setdiff1d(held, live, assume_unique=True)):
+            report.problems.append(f"space {space.name!r}: {extra} vectors belong to no item")
+    for row, segment, start, length in thumbs:
+        if segment not in segments or start + length > segments[segment].length:
+            report.problems.append(f"row {row}: its thumbnail lies outside of what is committed")
+    _models(directory, report, [(space.encoder, space.fingerprint) for space in spaces if space.encoder])
+    for record in records:
+        if (reason := tiers.fault(directory, record)) is not None:
+            report.derived.append(f"index tier {record.name} {reason}")
+    named = {segment.name for segment in segments.values()} | {record.name for record in records}
+    for folder in (SEGMENTS, TIERS):
+        report.leftovers += [
+            f"{folder}/{path.name}" for path in sorted((directory / folder).iterdir()) if path.name not in named
+        ]
+    return report
+
+
+def _batches(
+    directory: Path,
+    report: VerifyReport,
+    segments: dict[int, catalog.Segment],
+    batches: list[catalog.Batch],
+    widths: dict[int, int],
+    *,
+    progress: bool,
+) -> None:
+    """Compare every batch with its checksum, and see that batches cover their segments without a gap."""
+    ends = dict.fromkeys(segments, 0)
+    unreadable = set()
+    for segment in segments.values():
+        unit = 1 if segment.space is None else widths[segment.space]
+        path = directory / SEGMENTS / segment.name
+        size = path.stat().st_size if path.is_file() else -1
+        if size < HEADER + segment.length * unit:
+            unreadable.add(segment.id)
+            what = "is missing" if size < 0 else "is shorter than what was committed to it"
+            report.problems.append(f"{SEGMENTS}/{segment.name} {what}")
+    with Progress("verifying", len(batches), progress, "batches") as bar:
+        for batch in batches:
+            segment = segments[batch.segment]
+            if batch.start != ends[segment.id]:
+                report.problems.append(f"{SEGMENTS}/{segment.name}: batches leave a gap at {ends[segment.id]}")
+            ends[segment.id] = batch.start + batch.count
+            if segment.id not in unreadable:
+                unit = 1 if segment.space is None else widths[segment.space]
+                start, length = batch.start * unit, batch.count * unit
+                pieces = [(at, min(_PART, start + length - at)) for at in range(start, start + length, _PART)]
+                path = directory / SEGMENTS / segment.name
+                if checksum(read_bytes(path, [piece])[0] for piece in pieces) != batch.checksum:
+                    report.problems.append(
+                        f"{SEGMENTS}/{segment.name}: {batch.count} at {batch.start} differ from what was committed"
+                    )
+                report.bytes += length
+            report.batches += 1
+            bar.advance()
+    for number, end in ends.items():
+        if end != segments[number].length:
+            report.problems.append(f"{SEGMENTS}/{segments[number].name}: batches end before its committed length")
+
+
+def _models(directory: Path, report: VerifyReport, encoders: list[tuple[str, str]]) -> None:
+    from embedstore.errors import EmbedstoreError
+    from embedstore.registry import resolve
+
+    for kind, fingerprint in encoders:
+        try:
+            resolve("encoders", kind).load(directory / MODELS, fingerprint)
+        except EmbedstoreError as error:
+            report.problems.append(f"{MODELS}/{fingerprint[:12]}: {error}")

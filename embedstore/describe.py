@@ -1,0 +1,94 @@
+"""What is in a store, and what is known of one item, as plain objects for printing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from embedstore.errors import UnknownItem
+from embedstore.metadata import catalog, items
+from embedstore.metadata.database import Database
+from embedstore.truth import tiers
+from embedstore.truth.snapshot import Snapshot
+
+_VALUES_SHOWN = 8
+
+
+def item(database: Database, name: str) -> dict[str, Any]:
+    """Everything known of an item but its vector.
+
+    Raises:
+        UnknownItem: it was deleted meanwhile.
+    """
+    with database.read() as connection:
+        found = items.describe(connection, [name]).get(name)
+    if found is None:
+        raise UnknownItem(f"no item has the id {name!r}")
+    size = None if found["width"] is None else [found["width"], found["height"]]
+    return {
+        "id": name,
+        "metadata": found["metadata"],
+        "source": found["source"],
+        "origin": found["scope"],
+        "size": size,
+        "content_hash": None if found["hash"] is None else found["hash"].hex(),
+    }
+
+
+def store(directory: Path, database: Database, snapshot: Snapshot, settings: dict[str, Any]) -> dict[str, Any]:
+    """Items, spaces, index, metadata keys and bytes on disk of one commit."""
+    with database.read() as connection:
+        count = items.count(connection)
+        keys = sorted(items.metadata_keys(connection))
+        fields = {key: _field(connection, key) for key in keys}
+        origins = [{"scope": scope, "items": number} for scope, number in items.origins_with_counts(connection)]
+        waiting = catalog.count_tombstones(connection)
+    sizes: Counter[str] = Counter()
+    for path in directory.rglob("*"):
+        if path.is_file():
+            sizes[path.parent.name if path.parent != directory else "database"] += path.stat().st_size
+    spaces = []
+    for view in snapshot.spaces.values():
+        covered = sum(tier.count for tier in view.tiers)
+        spaces.append(
+            {
+                "name": view.space.name,
+                "default": view.space.name == snapshot.default,
+                "encoder": view.space.encoder or None,
+                "fingerprint": view.space.fingerprint or None,
+                "dimension": view.space.dimension,
+                "metric": view.space.metric.value,
+                "vectors": view.alive,
+                "searched_exactly": len(view.rows) - covered,
+                "tiers": [
+                    {
+                        "name": tier.name,
+                        "factory": tier.factory,
+                        "vectors": tier.count,
+                        "bytes": tiers.size(directory, tier),
+                        "parameters": tier.tuned.get("parameters"),
+                        "recall": tier.tuned.get("recall"),
+                        "recall_interval": tier.tuned.get("interval"),
+                    }
+                    for tier in view.tiers
+                ],
+            }
+        )
+    return {
+        "path": str(directory),
+        "items": count,
+        "commits": snapshot.seq,
+        "created": settings.get("created"),
+        "recall_target": settings.get("config", {}).get("recall"),
+        "spaces": spaces,
+        "fields": fields,
+        "origins": origins,
+        "deleted_not_compacted": waiting,
+        "bytes": dict(sorted(sizes.items())) | {"total": sum(sizes.values())},
+    }
+
+
+def _field(connection: Any, key: str) -> dict[str, Any]:
+    values = items.summary(connection, key, _VALUES_SHOWN + 1)
+    return {"values": dict(values[:_VALUES_SHOWN]) if values else {}, "more": len(values) > _VALUES_SHOWN}

@@ -1,0 +1,1 @@
+"""From a source to committed rows: spaces are made, items read, compared, encoded and committed."""

@@ -1,0 +1,229 @@
+"""From a source to committed rows: read, compare with what is known, encode what changed, commit chunk by chunk.
+
+Each chunk is one commit, acknowledged before the next is read to its end: an interruption at any moment loses only
+what was not acknowledged, and the same call goes on from there because what is stored already compares as unchanged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from embedstore.errors import InvalidArgument, SourceError
+from embedstore.metadata import catalog, items
+from embedstore.metadata.catalog import Space
+from embedstore.metadata.items import Known, Thumb
+from embedstore.progress import Progress
+from embedstore.truth import pictures as store_pictures
+from embedstore.truth.snapshot import Snapshots
+from embedstore.truth.writer import NewItems, Thumbs, Writer
+from embedstore.types import AddReport, Chunk, Encoder, Failure, Loaded, Reader, Vectors
+from embedstore.validate import (
+    as_vectors,
+    check_dimension,
+    dump_metadata,
+    id_fault,
+    last_of_each,
+    vector_faults,
+)
+
+#: Entries a chunk: large enough that the commit's few milliseconds vanish, small enough that little is done twice
+#: after an interruption.
+CHUNK = 2048
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a source goes: the writer, what is stored, and how pictures become latents of ``space``."""
+
+    writer: Writer
+    snapshots: Snapshots
+    space: Space
+    encoder: Callable[[], Encoder]
+
+
+@dataclass(slots=True)
+class _Todo:
+    """The entries of one chunk that need work, as positions in it."""
+
+    encode: list[int]
+    relabel: list[int]
+    known: dict[str, Known]
+    texts: list[str]
+
+
+def ingest(
+    target: Target, reader: Reader, report: AddReport, *, prune: bool | None = None, progress: bool = False
+) -> AddReport:
+    """Read everything from ``reader``, and commit what is new or changed.
+
+    Args:
+        target: where to.
+        reader: the source.
+        report: is added to and returned.
+        prune: delete items that this source had before and has no longer; False only reports them; None doesn't look.
+        progress: draw a bar on stderr.
+    """
+    start = time.perf_counter()
+    seen: set[str] = set()
+    count = reader.count()
+    with Progress("encoding" if not reader.brings_vectors else "reading", count, progress) as bar:
+        for chunk, following in _with_next(reader.chunks(CHUNK)):
+            todo = _compare(target, chunk, report, reader.scope, seen)
+            if following is not None and hasattr(following, "prefetch"):
+                following.prefetch(range(len(following.ids)) if todo.encode else ())
+            _relabel(target, chunk, todo, reader.scope, report)
+            _encode(target, chunk, todo, reader.scope, report)
+            bar.advance(len(chunk.ids) + len(chunk.failures))
+    if prune is not None:
+        _find_removed(target, reader.scope, seen, report, delete=prune)
+    report.seconds["read and encode"] = time.perf_counter() - start
+    return report
+
+
+def _with_next(chunks: Iterator[_T]) -> Iterator[tuple[_T, _T | None]]:
+    """Each chunk with the one behind it, so that reading can run ahead."""
+    current = next(chunks, None)
+    while current is not None:
+        following = next(chunks, None)
+        yield current, following
+        current = following
+
+
+def _compare(target: Target, chunk: Chunk, report: AddReport, scope: str, seen: set[str]) -> _Todo:
+    """Sort the entries of a chunk into unchanged ones, relabelled ones, and ones to encode."""
+    report.failures.extend(chunk.failures)
+    todo = _Todo([], [], {}, [""] * len(chunk.ids))
+    with target.writer.database.read() as connection:
+        todo.known = items.find(connection, [name for name in chunk.ids if id_fault(name) is None])
+    last = last_of_each(chunk.ids)
+    if len(last) < len(chunk.ids):
+        report.notes.append(f"{len(chunk.ids) - len(last)} ids came more than once in {scope}: the last of each is kept")
+    # What can't be read now is not gone from the source.
+    seen.update(failure.id for failure in chunk.failures)
+    for index in last:
+        name = chunk.ids[index]
+        seen.add(name)
+        fault = id_fault(name)
+        try:
+            todo.texts[index] = text = dump_metadata(chunk.metadata[index]) if fault is None else ""
+        except InvalidArgument as error:
+            fault = str(error)
+        if fault is not None:
+            report.failures.append(Failure(str(name), fault))
+            continue
+        known = todo.known.get(name)
+        if known is None or known.hash != chunk.hashes[index]:
+            todo.encode.append(index)
+        elif known.metadata != text or known.source != chunk.sources[index]:
+            todo.relabel.append(index)
+        else:
+            report.unchanged += 1
+    return todo
+
+
+def _encode(target: Target, chunk: Chunk, todo: _Todo, scope: str, report: AddReport) -> None:
+    if not todo.encode:
+        return
+    loaded = chunk.load(todo.encode)
+    report.failures.extend(loaded.failures)
+    if not len(loaded.which):
+        return
+    thumbs = None
+    if loaded.vectors is not None:
+        vectors = as_vectors(loaded.vectors)
+        check_dimension(vectors, target.space.dimension)
+    elif loaded.pictures is not None:
+        vectors = target.encoder().encode(loaded.pictures)
+        thumbs = _thumbs(loaded)
+    else:
+        raise SourceError(f"{scope} brings neither pictures nor vectors")
+    keep = np.ones(len(loaded.which), dtype=bool)
+    for position, reason in vector_faults(vectors, target.space.metric).items():
+        report.failures.append(Failure(chunk.ids[loaded.which[position]], reason))
+        keep[position] = False
+    if not keep.all():
+        thumbs = None if thumbs is None else _chosen_thumbs(thumbs, keep)
+    _commit(target, chunk, todo, list(np.asarray(loaded.which)[keep]), vectors[keep] if not keep.all() else vectors,
+            scope, report, thumbs=thumbs, sizes=[size for size, kept in zip(loaded.sizes, keep, strict=True) if kept])
+
+
+def _thumbs(loaded: Loaded) -> Thumbs:
+    encoded = getattr(loaded, "thumbs", None)
+    if encoded is not None:
+        return store_pictures.packed(encoded)
+    return store_pictures.pack(loaded.pictures if loaded.pictures is not None else [])
+
+
+def _chosen_thumbs(thumbs: Thumbs, keep: npt.NDArray[np.bool_]) -> Thumbs:
+    block = b"".join(bytes(part) for part in thumbs.parts)
+    ends = np.cumsum(thumbs.lengths)
+    chosen = np.flatnonzero(keep).tolist()
+    parts = [block[ends[i] - thumbs.lengths[i] : ends[i]] for i in chosen]
+    formats = thumbs.formats if isinstance(thumbs.formats, str) else [thumbs.formats[i] for i in chosen]
+    return Thumbs(parts, thumbs.lengths[keep], formats)
+
+
+def _relabel(target: Target, chunk: Chunk, todo: _Todo, scope: str, report: AddReport) -> None:
+    """Entries whose content is the same and whose metadata or place is not: their latents are copied, not made again."""
+    if not todo.relabel:
+        return
+    rows = np.array([todo.known[chunk.ids[index]].row for index in todo.relabel], dtype=np.int64)
+    vectors, thumbs, sizes = carry_over(target, rows)
+    _commit(target, chunk, todo, todo.relabel, vectors, scope, report, kept_thumbs=thumbs, sizes=sizes)
+
+
+def carry_over(
+    target: Target, rows: npt.NDArray[np.int64]
+) -> tuple[Vectors, list[Thumb | None], list[tuple[int, int] | None]]:
+    """What a new version of items takes over from these rows: latents, thumbnails, sizes of the originals."""
+    view = target.snapshots.current().view(target.space.name)
+    if view is None:
+        raise InvalidArgument(f"space {target.space.name!r} is empty")
+    order = np.argsort(rows)
+    vectors = np.empty((len(rows), target.space.dimension), dtype=np.float32)
+    vectors[order] = view.vectors.read(view.positions(rows[order]))
+    with target.writer.database.read() as connection:
+        found = items.pictured(connection, rows.tolist())
+    return vectors, [found[row].thumb for row in rows.tolist()], [found[row].size for row in rows.tolist()]
+
+
+def _commit(
+    target: Target,
+    chunk: Chunk,
+    todo: _Todo,
+    which: Sequence[int],
+    vectors: Vectors,
+    scope: str,
+    report: AddReport,
+    **pictures: Any,
+) -> None:
+    added, replaced = target.writer.append(
+        target.space,
+        NewItems(
+            ids=[chunk.ids[index] for index in which],
+            vectors=vectors,
+            metadata=[todo.texts[index] for index in which],
+            sources=[chunk.sources[index] for index in which],
+            origin=scope,
+            hashes=[chunk.hashes[index] for index in which],
+            **pictures,
+        ),
+    )
+    report.added += added
+    report.updated += replaced
+
+
+def _find_removed(target: Target, scope: str, seen: set[str], report: AddReport, *, delete: bool) -> None:
+    with target.writer.database.read() as connection:
+        origin = catalog.find_origin(connection, scope)
+        held = {} if origin is None else items.rows_of_origin(connection, origin)
+    report.removed = sorted(name for name in held if name not in seen)
+    if delete and report.removed:
+        report.pruned = target.writer.delete_rows([held[name] for name in report.removed])

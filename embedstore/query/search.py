@@ -1,0 +1,165 @@
+"""Vectors in, hits out: filters, the engine's plan, and rows turned into ids, metadata and pictures."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from embedstore import filters
+from embedstore.metadata import catalog, items, where
+from embedstore.metadata.database import Database
+from embedstore.metadata.schema import items as items_table
+from embedstore.query.engine import Answer, Engine
+from embedstore.query.hits import Hits
+from embedstore.query.ids import IdColumn
+from embedstore.truth import pictures
+from embedstore.truth.snapshot import Snapshots, SpaceView
+from embedstore.types import Metadata, Metric, Vectors
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from sqlalchemy import ColumnElement
+
+#: Answers whose ids are looked up in SQLite before the whole column is read: a process that asks once reads ten rows.
+_COLD_ANSWERS = 3
+
+
+class Searcher:
+    """Searches the newest commit of a store. Threads may share it."""
+
+    def __init__(self, directory: Path, database: Database, snapshots: Snapshots) -> None:
+        self.engine = Engine(directory)
+        self._directory = directory
+        self._database = database
+        self._snapshots = snapshots
+        self._lock = threading.Lock()
+        self._ids: IdColumn | None = None
+        self._answers = 0
+
+    def search(
+        self,
+        space: str | None,
+        vectors: Vectors,
+        k: int,
+        *,
+        matching: str | None = None,
+        exact: bool = False,
+        recall: float | None = None,
+        without: npt.NDArray[np.int64] | None = None,
+    ) -> list[Hits]:
+        """Hits of each query vector, all of one commit.
+
+        Args:
+            space: name, or None for the default one.
+            vectors: float32 (nq, d), checked.
+            k: number of hits.
+            matching: a filter.
+            exact: scan everything.
+            recall: to aim at.
+            without: int64 (nq,): the row to leave out of each answer (the query's own).
+        """
+        while True:
+            if matching is None:
+                view, allowed = self._snapshots.current().view(space), None
+            else:
+                view, allowed = self._match(matching, space)
+            if view is None:
+                return [self.nothing() for _ in vectors]
+            answer = self.engine.search(
+                view, vectors, k + (without is not None), allowed=allowed, only_exact=exact, recall=recall
+            )
+            try:
+                if without is None:
+                    return [self._hits(view, answer, i) for i in range(len(vectors))]
+                return [self._hits(view, answer, i, int(row), k) for i, row in enumerate(without)]
+            except KeyError:
+                # An item of the answer was deleted, and its id forgotten, since the snapshot was taken.
+                continue
+
+    def _hits(self, view: SpaceView, answer: Answer, index: int, without: int | None = None, k: int = 0) -> Hits:
+        positions, distances = answer.positions[index], answer.distances[index]
+        if len(positions) and positions[-1] < 0:
+            real = positions >= 0
+            positions, distances = positions[real], distances[real]
+        rows = view.rows[positions]
+        if without is not None:
+            others = rows != without
+            rows, distances = rows[others][:k], distances[others][:k]
+        return Hits(
+            self._ids_of(rows), distances, view.space.metric, rows, self.read_metadata, self.read_images, answer.stats
+        )
+
+    def nothing(self) -> Hits:
+        """The answer of an empty store."""
+        none = np.empty(0, dtype=np.int64)
+        return Hits([], np.empty(0, np.float32), Metric.L2, none, self.read_metadata, self.read_images, {})
+
+    def _match(self, text: str, space: str | None) -> tuple[SpaceView | None, npt.NDArray[np.uint8] | None]:
+        """A filter's matches in the newest commit, as a mask over the positions of the space's view."""
+        condition = self.condition(text)
+        while True:
+            with self._database.read() as connection:
+                seq = catalog.read_state(connection).seq
+                rows = items.rows_where(connection, condition)
+            snapshot = self._snapshots.current()
+            if snapshot.seq == seq:
+                break
+            # Another commit came in between: the mask and the vectors must be of the same one.
+        view = snapshot.view(space)
+        if view is None:
+            return None, None
+        mask = np.zeros(len(view.rows), dtype=np.uint8)
+        mask[view.positions(rows)] = 1
+        return view, mask
+
+    def condition(self, text: str) -> ColumnElement[bool]:
+        """A filter as SQL, its fields checked against what the items have.
+
+        Raises:
+            FilterError: it doesn't parse, or names a field that no item has.
+        """
+        expression = filters.parse(text)
+        named = {field.path[0] for field in filters.fields(expression) if not field.built_in}
+        with self._database.read() as connection:
+            # The keys of the first items are nearly always all keys; only a suspect field is worth a look at every row.
+            known = items.metadata_keys(connection, first=100)
+            if not named <= known:
+                known = items.metadata_keys(connection)
+                if items.count(connection):
+                    where.check_fields(expression, known, text)
+        return where.to_sql(expression, items_table, text)
+
+    def _ids_of(self, rows: npt.NDArray[np.int64]) -> list[str]:
+        column = self._ids
+        if column is None:
+            self._answers += 1
+            if self._answers <= _COLD_ANSWERS:
+                wanted = rows.tolist()
+                found = {row: name for row, name, _ in self._snapshots.hot().rows(wanted)}
+                return [found[row] for row in wanted]
+            column = self._column()
+        try:
+            return column.lookup(rows)
+        except KeyError:
+            return self._column().lookup(rows)
+
+    def _column(self) -> IdColumn:
+        with self._lock, self._database.read() as connection:
+            column = self._ids or IdColumn.of([])
+            self._ids = column = column.grown(items.row_ids(connection, after=column.last))
+            return column
+
+    def read_metadata(self, rows: npt.NDArray[np.int64]) -> list[Metadata]:
+        """Metadata of rows, in order; empty for rows deleted since."""
+        wanted = rows.tolist()
+        found = {row: text for row, _, text in self._snapshots.hot().rows(wanted)}
+        return [json.loads(found[row]) if row in found else {} for row in wanted]
+
+    def read_images(self, rows: npt.NDArray[np.int64]) -> list[Image.Image | None]:
+        """Stored pictures of rows, in order."""
+        return pictures.read(self._directory, self._database, rows)

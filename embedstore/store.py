@@ -1,0 +1,445 @@
+"""The facade: one object for a store, every method of which delegates to the room that does the work."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedstore import check, describe, registry
+from embedstore.config import StoreConfig
+from embedstore.errors import InvalidArgument, NoDecoder, NoEncoder, SourceError, StoreClosed, UnknownSpace
+from embedstore.ingest import pipeline, spaces
+from embedstore.ingest import vectors as vector_ingest
+from embedstore.ingest.pipeline import Target
+from embedstore.ingest.spaces import FitOptions
+from embedstore.metadata import catalog, items
+from embedstore.metadata.catalog import Space
+from embedstore.query import recall as recall_measure
+from embedstore.query import records
+from embedstore.query.resolve import ItemRef, as_picture, as_pictures, resolve, row_of, vectors_of_rows
+from embedstore.query.search import Searcher
+from embedstore.truth import backup, compact, layout, opening, pictures, tiers
+from embedstore.truth.snapshot import Snapshots, SpaceView
+from embedstore.truth.writer import Writer
+from embedstore.types import AddReport, Decoder, Encoder, Item, Latent, Metadata, Metric, Pictures, Vectors
+from embedstore.validate import as_vectors, check_dimension, check_k, check_recall
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from PIL import Image
+
+    from embedstore.check import VerifyReport
+    from embedstore.query.hits import Hits
+    from embedstore.query.recall import RecallReport
+    from embedstore.truth.compact import CompactReport
+
+
+def create(
+    path: str | os.PathLike[str], *, recall: float = 0.99, factory: str | None = None, seed: int = 0
+) -> Store:
+    """Make an empty store and open it for writing.
+
+    Args:
+        path: of the new directory.
+        recall: recall@10 that index tiers are tuned to.
+        factory: FAISS factory string for all tiers ('HNSW32', 'IVF1024,Flat', ...); None chooses by size.
+        seed: of everything random in the store.
+
+    Raises:
+        StoreExists: something is there already.
+    """
+    config = StoreConfig(recall=recall, factory=factory, seed=seed)
+    if factory is not None:
+        from embedstore.index.build import parse
+
+        parse(factory, 64, Metric.L2)
+    opening.create(Path(path), config)
+    return Store(Path(path))
+
+
+def open(path: str | os.PathLike[str], *, read_only: bool = False) -> Store:
+    """Open a store. An older one is upgraded after a backup of its database.
+
+    Raises:
+        StoreNotFound, NotAStore, StoreTooNew, StoreReadOnly.
+    """
+    return Store(Path(path), read_only=read_only)
+
+
+class Store:
+    """An open store. Searches may come from several threads; close it, or use it as a context manager."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self._database, settings, made = opening.open_database(path, read_only=read_only)
+        if made is not None:
+            warnings.warn(f"{path} was upgraded; its old database is kept as {made}", stacklevel=3)
+        self.config = StoreConfig.from_json(settings.get("config", {}))
+        self._settings = settings
+        self._snapshots = Snapshots(path, self._database)
+        self._writer = Writer(path, self._database, self.config)
+        self._searcher = Searcher(path, self._database, self._snapshots)
+        self._encoders: dict[str, Encoder] = {}
+        self._closed = False
+
+    # -- adding, changing, deleting ------------------------------------------------------------------------------
+
+    def index(
+        self,
+        source: Any,
+        *,
+        prune: bool = False,
+        encoder: str | None = None,
+        dimension: int = 64,
+        image_size: int | None = None,
+        fit_minutes: float | None = None,
+        metric: str | Metric | None = None,
+        progress: bool = True,
+        **reader_options: Any,
+    ) -> AddReport:
+        """Index a source: fit the encoder on first use, encode and add what is new or changed, build the index.
+
+        Safe to interrupt at any moment; the same call goes on from there.
+
+        Args:
+            source: a path (folder, picture, IDX, NPZ, NPY, CSV, JSONL, Parquet), several of them, an array
+                (n, h, w[, c]), a data set, or any iterable of items, pictures or paths.
+            prune: delete items that this source had before and has no longer; otherwise they are only reported.
+            encoder: 'autoencoder' (the default of a new store), 'pca', or a plugin's name.
+            dimension: of a new encoder's latents.
+            image_size: side in px that a new encoder is fitted at.
+            fit_minutes: bound on fitting.
+            metric: of a new space of precomputed vectors.
+            progress: bars with an ETA on stderr.
+            **reader_options: see ``docs/sources.md``.
+
+        Raises:
+            SourceError, EncoderMismatch, StoreBusy, DiskFull, ...; what was committed before stays.
+        """
+        options = FitOptions(encoder, dimension, image_size, fit_minutes, self.config.seed, metric)
+        return self._ingest(source, options, reader_options, prune=prune, progress=progress)
+
+    def add(self, source: Any, *, progress: bool = False, **reader_options: Any) -> AddReport:
+        """Add items (or anything that ``index`` takes) without looking for removed ones."""
+        options = FitOptions(seed=self.config.seed)
+        source = [source] if isinstance(source, Item) else source
+        return self._ingest(source, options, reader_options, prune=None, progress=progress)
+
+    def _ingest(
+        self, source: Any, options: FitOptions, reader_options: dict[str, Any], *, prune: bool | None, progress: bool
+    ) -> AddReport:
+        from embedstore.readers.open import open_reader
+
+        self._open()
+        report = AddReport()
+        reader = open_reader(source, **reader_options)
+        try:
+            if reader.count() == 0:
+                raise SourceError(f"{reader.name} is empty: there is nothing to index")
+            with self._writer.locked(f"indexing {reader.name}"):
+                space = spaces.prepare(
+                    self._writer, self._snapshots, reader, options, report, progress=progress
+                )
+                report.encoder = space.fingerprint
+                pipeline.ingest(self._target(space), reader, report, prune=prune, progress=progress)
+                report.notes[:0] = getattr(reader, "notes", [])
+                self._build(report, check=prune is not None, progress=progress)
+        finally:
+            reader.close()
+        return report
+
+    def add_vectors(
+        self,
+        ids: Sequence[str],
+        vectors: Any,
+        metadata: Sequence[Metadata] | None = None,
+        *,
+        sources: Sequence[str | None] | None = None,
+        metric: str | Metric | None = None,
+        progress: bool = False,
+    ) -> AddReport:
+        """Add precomputed vectors, durable when this returns; known ids are replaced.
+
+        Args:
+            ids: one a vector; of an id that comes twice, the later vector is kept.
+            vectors: (n, d), turned to float32.
+            metadata: one object a vector.
+            sources: one a vector: where it came from.
+            metric: 'l2', 'cosine' or 'ip', on first use (default l2).
+            progress: bars on stderr while an index is built.
+
+        Returns:
+            What was added; vectors with NaN, infinity, or zero under cosine are listed as failures.
+        """
+        self._open()
+        array = as_vectors(vectors)
+        view = self._snapshots.current().view()
+        if view is None:
+            chosen = Metric.parse(metric or Metric.L2)
+            self._writer.add_space(
+                name=spaces.DEFAULT, encoder="", fingerprint="", dimension=array.shape[1], metric=chosen
+            )
+            view = self._view()
+        elif metric is not None and Metric.parse(metric) is not view.space.metric:
+            raise InvalidArgument(f"the store compares by {view.space.metric}, not by {metric}: leave metric out")
+        report = vector_ingest.add_vectors(self._target(view.space), ids, array, metadata, sources)
+        self._build(report, check=False, progress=progress)
+        return report
+
+    def update(
+        self, id: str, *, metadata: Metadata | None = None, picture: Any = None, vector: Any = None
+    ) -> None:
+        """Replace parts of one item, in one commit: metadata keys are merged, and None removes one.
+
+        Raises:
+            UnknownItem: no item has this id.
+        """
+        view = self._view()
+        vector_ingest.update(
+            self._target(view.space),
+            id,
+            metadata=metadata,
+            picture=None if picture is None else as_picture(picture),
+            vector=None if vector is None else as_vectors(vector),
+        )
+
+    def delete(self, ids: Sequence[str] | str | None = None, *, where: str | None = None) -> int:
+        """Delete items by id or by filter, durable when this returns. Returns how many there were."""
+        self._open()
+        if (ids is None) == (where is None):
+            raise InvalidArgument("delete takes either ids or where")
+        if where is not None:
+            return self._writer.delete_where(self._searcher.condition(where))
+        return self._writer.delete([ids] if isinstance(ids, str) else list(ids or ()))
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def get(self, id: str) -> dict[str, Any]:
+        """Everything known of an item but its vector: id, metadata, source, size of the original, picture.
+
+        Raises:
+            UnknownItem: no item has this id.
+        """
+        self._row(id)  # says what is near, where there is none
+        return describe.item(self._database, id)
+
+    def count(self, where: str | None = None) -> int:
+        """Number of items (that match a filter)."""
+        self._open()
+        condition = None if where is None else self._searcher.condition(where)
+        with self._database.read() as connection:
+            return items.count(connection, condition)
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def ids(self, where: str | None = None) -> list[str]:
+        """Ids of all items (that match a filter), in the order they were added."""
+        self._open()
+        condition = None if where is None else self._searcher.condition(where)
+        with self._database.read() as connection:
+            return items.ids_of(connection, condition)
+
+    def item(self, id: str) -> ItemRef:
+        """An item as a query: ``store.search(store.item("a"))``; it is left out of its own answer."""
+        return ItemRef(id)
+
+    def vector(self, id: str, *, space: str | None = None) -> Latent:
+        """The latent of an item."""
+        view = self._view(space)
+        row = np.array([self._row(id)], dtype=np.int64)
+        return Latent(vectors_of_rows(view, row)[0], view.space.name, view.space.fingerprint)
+
+    def images(self, ids: Sequence[str]) -> list[Image.Image | None]:
+        """Stored pictures of items: exact up to 64 px a side, else thumbnails."""
+        rows = np.array([self._row(name) for name in ids], dtype=np.int64)
+        return pictures.read(self.path, self._database, rows)
+
+    # -- latent space --------------------------------------------------------------------------------------------
+
+    def encode(self, images: Any, *, space: str | None = None) -> Vectors:
+        """Latents (n, d) of pictures: an array (n, h, w[, c]) of uint8, or a list of arrays or PIL images.
+
+        Raises:
+            NoEncoder: the space holds precomputed vectors.
+        """
+        return self._encoder(self._view(space).space).encode(as_pictures(images))
+
+    def decode(self, latents: Any, *, space: str | None = None) -> list[Image.Image]:
+        """Pictures of latents: a Latent, an array (d,) or (n, d).
+
+        Raises:
+            NoDecoder: the space has no decoder.
+        """
+        view = self._view(space)
+        vectors = as_vectors(latents)
+        check_dimension(vectors, view.space.dimension, "latents")
+        encoder = self._encoder(view.space) if view.space.encoder else None
+        if not isinstance(encoder, Decoder):
+            raise NoDecoder(f"space {view.space.name!r} has no decoder, so its latents can't be shown as pictures")
+        return [pictures.to_image(picture) for picture in encoder.decode(vectors)]
+
+    def reconstruct(self, id: str, *, space: str | None = None) -> Image.Image:
+        """An item's latent, decoded: what the encoder keeps of it."""
+        return self.decode(self.vector(id, space=space), space=space)[0]
+
+    # -- searching -----------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: Any,
+        k: int = 10,
+        where: str | None = None,
+        *,
+        exact: bool = False,
+        recall: float | None = None,
+        space: str | None = None,
+    ) -> Hits | list[Hits]:
+        """The k nearest items to a query, or to each of several.
+
+        Args:
+            query: a latent, an array (d,), a PIL image, a uint8 picture, a picture's path, or ``store.item(id)``;
+                an array (n, d) or a list of those asks several queries.
+            k: number of hits; fewer come back only where fewer items match.
+            where: a filter, see ``docs/filters.md``; exact whatever the plan.
+            exact: compare with every item.
+            recall: aim at this recall@10 instead of the store's.
+            space: its name; default the default space.
+
+        Returns:
+            Hits, or a list of them for several queries. ``Hits.stats`` says how they were found.
+        """
+        check_k(k)
+        check_recall(recall)
+        self._open()
+        view = self._snapshots.current().view(space)
+        if view is None:
+            single = not isinstance(query, (list, tuple)) and getattr(query, "ndim", 1) < 2
+            empty = [self._searcher.nothing() for _ in ([query] if single else query)]
+            return empty[0] if single else empty
+        resolved = resolve(query, view, self._database, lambda p: self._encoder(view.space).encode(p))
+        hits = self._searcher.search(
+            space, resolved.vectors, k, matching=where, exact=exact, recall=recall, without=resolved.own
+        )
+        return hits[0] if resolved.single else hits
+
+    def recall(
+        self, k: int = 10, *, sample: int = 500, recall: float | None = None, space: str | None = None
+    ) -> RecallReport:
+        """Measure recall@k of the index against exact search on a sample of the store's own vectors."""
+        check_recall(recall)
+        return recall_measure.measure(
+            self._searcher.engine,
+            self._view(space),
+            k=check_k(k),
+            sample=sample,
+            seed=self.config.seed,
+            target=self.config.recall,
+            recall=recall,
+        )
+
+    # -- keeping -------------------------------------------------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        """What is in the store: items, spaces, index, metadata keys, sizes on disk."""
+        self._open()
+        return describe.store(self.path, self._database, self._snapshots.current(), self._settings)
+
+    def verify(self, *, progress: bool = False) -> VerifyReport:
+        """Check every byte and row against what was committed; changes nothing."""
+        self._open()
+        return check.verify(self.path, self._database, self._snapshots.current(), progress=progress)
+
+    def compact(self, *, progress: bool = False) -> CompactReport:
+        """Rewrite segments without deleted rows, sweep files that no row names, and build the index anew where due."""
+        self._open()
+        report = compact.compact(self._writer, progress=progress)
+        tiers.ensure(self._writer, self._snapshots, check=True, progress=progress)
+        return report
+
+    def backup(self, path: str | os.PathLike[str], *, progress: bool = False) -> int:
+        """Copy the newest commit to a new directory, itself a store. Returns its bytes."""
+        self._open()
+        return backup.backup(self._writer, Path(path), progress=progress)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,
+        where: str | None = None,
+        vectors: bool = True,
+        space: str | None = None,
+        progress: bool = False,
+    ) -> int:
+        """Write items to a file (.jsonl, .csv, .parquet, .npz) or a folder that other tools open. Returns how many."""
+        from embedstore import export
+
+        self._open()
+        batches, keys, dimension, total = records.stream(self._searcher, self._database, where, space, vectors=vectors)
+        return export.export(
+            batches, Path(path), format, keys=keys, dimension=dimension, total=total, progress=progress
+        )
+
+    def close(self) -> None:
+        """Close the store; snapshots' memory maps live on while an answer still holds one."""
+        self._closed = True
+        self._snapshots.close()
+        self._database.close()
+        self._searcher.engine.forget()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}{' (closed)' if self._closed else ''}>"
+
+    # -- what the methods above share ----------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        if self._closed:
+            raise StoreClosed(f"{self.path} was closed: open it again")
+
+    def _view(self, space: str | None = None) -> SpaceView:
+        self._open()
+        view = self._snapshots.current().view(space)
+        if view is None:
+            raise UnknownSpace(f"{self.path} is empty: index something first")
+        return view
+
+    def _row(self, name: str) -> int:
+        self._open()
+        return row_of(self._database, name)
+
+    def _target(self, space: Space) -> Target:
+        return Target(self._writer, self._snapshots, space, lambda: self._encoder(space))
+
+    def _encoder(self, space: Space) -> Encoder:
+        if not space.encoder:
+            raise NoEncoder(f"space {space.name!r} holds precomputed vectors: give vectors, not pictures")
+        encoder = self._encoders.get(space.fingerprint)
+        if encoder is None:
+            encoder = registry.resolve("encoders", space.encoder).load(self.path / layout.MODELS, space.fingerprint)
+            self._encoders[space.fingerprint] = encoder
+        return encoder
+
+    def _build(self, report: AddReport, *, check: bool, progress: bool) -> None:
+        seconds = report.seconds
+        import time
+
+        start = time.perf_counter()
+        if tiers.ensure(self._writer, self._snapshots, check=check, progress=progress):
+            seconds["build"] = time.perf_counter() - start

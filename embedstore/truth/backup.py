@@ -1,0 +1,82 @@
+"""A copy of a whole commit, made while readers go on."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+from embedstore.durable import sync_directory, sync_file, writing
+from embedstore.errors import StoreExists
+from embedstore.metadata import catalog
+from embedstore.metadata.database import Database
+from embedstore.progress import Progress
+from embedstore.truth import layout
+from embedstore.truth.writer import Writer
+
+
+def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
+    """Copy the newest commit to a new directory; it appears there whole, or not at all. Returns its bytes.
+
+    Args:
+        writer: of the store; its lock is held, so that all files are of one commit.
+        target: must not exist.
+        progress: draw a bar on stderr.
+
+    Raises:
+        StoreExists: something is at the target already.
+    """
+    if target.exists():
+        raise StoreExists(f"{target} exists already: name a new directory for the backup")
+    draft = target.with_name(f".{target.name}.partial")
+    if draft.exists():
+        shutil.rmtree(draft)
+    with writer.locked("making a backup"), writing(target):
+        layout.make(draft)
+        _copy_database(writer.directory / layout.DATABASE, draft / layout.DATABASE)
+        # What the copy names, not what the original names by now.
+        database = Database(draft / layout.DATABASE, read_only=True)
+        try:
+            with database.read() as connection:
+                spaces, _ = catalog.read_spaces(connection)
+                dimensions = {space.id: space.dimension for space in spaces}
+                files = [
+                    (layout.SEGMENTS, s.name, 64 + s.length * (4 * dimensions[s.space] if s.space is not None else 1))
+                    for s in catalog.read_segments(connection)
+                ]
+                files += [(layout.TIERS, tier.name, -1) for tier in catalog.read_tiers(connection)]
+        finally:
+            database.close()
+        files += [(layout.MODELS, p.name, -1) for p in (writer.directory / layout.MODELS).iterdir() if p.is_file()]
+        with Progress("copying", len(files), progress, "files") as bar:
+            for folder, name, length in files:
+                source = writer.directory / folder / name
+                if source.exists() or folder != layout.TIERS:  # a tier is derived: its loss costs no data
+                    _copy(source, draft / folder / name, length)
+                bar.advance()
+        for folder in (layout.SEGMENTS, layout.TIERS, layout.MODELS, "."):
+            sync_directory(draft / folder)
+        draft.rename(target)
+        sync_directory(target.absolute().parent)
+    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+
+
+def _copy(source: Path, target: Path, length: int) -> None:
+    """Copy a file; of a segment only what is committed."""
+    with source.open("rb") as old, target.open("wb") as new:
+        shutil.copyfileobj(old, new, 2**20)
+        if length >= 0:
+            new.truncate(length)
+        new.flush()
+        sync_file(new.fileno())
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    old, new = sqlite3.connect(source), sqlite3.connect(target)
+    try:
+        old.backup(new)
+    finally:
+        old.close()
+        new.close()
+    with target.open("rb+") as file:
+        sync_file(file.fileno())

@@ -1,0 +1,88 @@
+"""Making a store's directory, and opening one that is there."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from pathlib import Path
+from typing import Any
+
+from embedstore.config import StoreConfig
+from embedstore.durable import WriteLock, sync_directory, writing
+from embedstore.errors import NotAStore, StoreExists, StoreNotFound, StoreReadOnly
+from embedstore.metadata import catalog, migrate
+from embedstore.metadata.database import Database
+from embedstore.truth import layout
+
+_OURS = {layout.DATABASE, layout.LOCK, layout.SEGMENTS, layout.TIERS, layout.MODELS, f"{layout.DATABASE}.new"}
+
+
+def exists(directory: Path) -> bool:
+    """Whether there is a store at this path."""
+    return (directory / layout.DATABASE).is_file()
+
+
+def create(directory: Path, config: StoreConfig) -> None:
+    """Make an empty store; it is there whole or, after a crash, not at all.
+
+    Raises:
+        StoreExists: a store, a file, or a directory with other things in it is there.
+    """
+    if exists(directory):
+        raise StoreExists(f"{directory} is a store already: open it, or name another path")
+    if directory.exists() and not directory.is_dir():
+        raise StoreExists(f"{directory} is a file: name a directory for the store")
+    with writing(directory):
+        if directory.exists() and (others := {path.name for path in directory.iterdir()} - _OURS):
+            raise StoreExists(f"{directory} holds other things ({sorted(others)[0]}, ...): name a new directory")
+        layout.make(directory)
+    with WriteLock(directory / layout.LOCK, config.lock_seconds).held("creating the store"), writing(directory):
+        if exists(directory):
+            raise StoreExists(f"{directory} was made by another process just now: open it")
+        draft = directory / f"{layout.DATABASE}.new"
+        draft.unlink(missing_ok=True)
+        draft.touch()
+        database = Database(draft)
+        try:
+            with database.write() as connection:
+                migrate.upgrade(connection)
+                catalog.create_state(connection)
+                catalog.write_setting(connection, "uuid", str(uuid.uuid4()))
+                catalog.write_setting(connection, "created", datetime.datetime.now(datetime.UTC).isoformat())
+                catalog.write_setting(connection, "config", config.to_json())
+        finally:
+            database.close()
+        draft.rename(directory / layout.DATABASE)
+        sync_directory(directory)
+        sync_directory(directory.absolute().parent)
+
+
+def open_database(directory: Path, *, read_only: bool) -> tuple[Database, dict[str, Any], Path | None]:
+    """Open a store's database, upgrading an older one after a backup.
+
+    Returns:
+        The database, the store's settings, and the backup's path if one was made.
+
+    Raises:
+        StoreNotFound, NotAStore, StoreTooNew, StoreReadOnly.
+    """
+    if not directory.exists():
+        raise StoreNotFound(f"there is no store at {directory}: `embedstore index {directory} SOURCE` makes one")
+    if not directory.is_dir():
+        raise NotAStore(f"{directory} is a file, not a store: a store is a directory with a store.db in it")
+    path = directory / layout.DATABASE
+    try:
+        there = path.is_file()
+    except PermissionError:
+        raise StoreReadOnly(f"{directory} can't be read: check its permissions") from None
+    if not there:
+        raise NotAStore(f"{directory} is no store: it has no {layout.DATABASE}; `embedstore index` makes a new one")
+    backup = migrate.bring_up_to_date(path, read_only=read_only)
+    database = Database(path, read_only=read_only)
+    try:
+        with database.read() as connection:
+            settings = catalog.read_settings(connection)
+    except BaseException:
+        database.close()
+        raise
+    return database, settings, backup

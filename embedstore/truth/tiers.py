@@ -1,0 +1,196 @@
+"""Index tiers as files: which to build, building them aside and naming them, and loading only what can be trusted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedstore.durable import sync_directory, sync_file, writing
+from embedstore.errors import EmbedstoreError
+from embedstore.metadata import catalog
+from embedstore.metadata.catalog import TierRecord
+from embedstore.truth import trust
+from embedstore.truth.layout import TIERS, tier_name
+from embedstore.truth.snapshot import Snapshots, SpaceView
+from embedstore.truth.writer import Writer
+
+if TYPE_CHECKING:
+    from embedstore.index.tier import Tier
+
+#: A tier is merged with the stretch behind it while it is at most this many times as long: so each vector is rebuilt
+#: O(log n) times, and a store has O(log n) tiers (O'Neil et al., The log-structured merge-tree, 1996).
+_MERGE_RATIO = 2
+_TUNING_QUERIES = 1000
+_TUNING_K = 10
+
+
+class TierWarning(UserWarning):
+    """An index tier can't be used; answers stay exact, and are slower until it is rebuilt."""
+
+
+def size(directory: Path, record: TierRecord) -> int | None:
+    """Bytes of a tier's file, or None where there is none."""
+    try:
+        return (directory / TIERS / record.name).stat().st_size
+    except OSError:
+        return None
+
+
+def fault(directory: Path, record: TierRecord) -> str | None:
+    """Why a tier's file can't be trusted, or None if it can: it is the very file that this machine's user built."""
+    path = directory / TIERS / record.name
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+    if found != record.sha256:
+        return "is not the file that was recorded"
+    if not trust.trusted(record.sha256, record.signature):
+        return "was built by another user or on another machine"
+    return None
+
+
+def load(directory: Path, record: TierRecord) -> Tier | None:
+    """Load a tier, or warn and return None where it can't be trusted or read."""
+    from embedstore.index import build
+    from embedstore.index.tier import Tier
+    from embedstore.index.tune import Tuned
+    from embedstore.types import Metric
+
+    reason = fault(directory, record)
+    if reason is None:
+        try:
+            index = build.read(directory / TIERS / record.name)
+            if index.ntotal == record.count:
+                tuned = dict(record.tuned)
+                metric = Metric.parse(tuned.pop("metric"))
+                return Tier(index, record.first, metric, Tuned.load(tuned))
+            reason = f"holds {index.ntotal} vectors, not {record.count}"
+        except (EmbedstoreError, KeyError, TypeError, ValueError) as error:
+            reason = f"can't be loaded ({error})"
+    warnings.warn(
+        f"{directory}: index tier {record.name} {reason}; searching exactly until `embedstore compact` rebuilds it",
+        TierWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def plan(view: SpaceView, tail_floats: int, factory: str | None) -> list[tuple[int, int, str]]:
+    """What to build: (first position, count, factory string) of each stretch that deserves a tier."""
+    from embedstore.index.build import choose
+
+    space = view.space
+    stretches = []
+    end = 0
+    for tier in view.tiers:
+        if tier.first > end:
+            stretches.append((end, tier.first - end))
+        end = tier.first + tier.count
+    first, total = end, len(view.rows)
+    if (total - end) * space.dimension > tail_floats:
+        for tier in reversed(view.tiers):
+            if tier.first + tier.count != first or tier.count > _MERGE_RATIO * (total - first):
+                break
+            first = tier.first
+        stretches.append((first, total - first))
+    chosen = ((start, count, choose(count, space.dimension, space.metric, factory)) for start, count in stretches)
+    return [(start, count, name) for start, count, name in chosen if name is not None]
+
+
+def ensure(writer: Writer, snapshots: Snapshots, *, check: bool = False, progress: bool = False) -> int:
+    """Build the tiers that are due in every space; returns how many were built.
+
+    Args:
+        writer: of the store.
+        snapshots: of the store.
+        check: also hash the files of the tiers that are there, and drop those that can't be trusted.
+        progress: draw bars on stderr.
+    """
+    built = 0
+    with writer.locked("building the index"):
+        if check:
+            _drop_faulty(writer, snapshots)
+        for name in list(snapshots.current().spaces):
+            view = snapshots.current().spaces[name]
+            for first, count, factory in plan(view, writer.config.tail_floats, writer.config.factory):
+                _build(writer, view, first, count, factory, progress=progress)
+                built += 1
+        if built:
+            _remove_unnamed(writer)
+    return built
+
+
+def _drop_faulty(writer: Writer, snapshots: Snapshots) -> None:
+    records = [tier for view in snapshots.current().spaces.values() for tier in view.tiers]
+    faulty = [record.id for record in records if fault(writer.directory, record) is not None]
+    if faulty:
+        with writer.database.write() as connection:
+            catalog.advance(connection)
+            catalog.drop_tiers(connection, faulty)
+
+
+def _build(writer: Writer, view: SpaceView, first: int, count: int, factory: str, *, progress: bool) -> None:
+    from embedstore.index import build, exact, tune
+
+    space, vectors = view.space, view.vectors
+    blocks = [block for _, block in vectors.blocks(first, count)]
+    index = build.build(blocks, space.metric, factory, progress=progress, seed=writer.config.seed)
+    queries = tune.probes(
+        index, lambda at: vectors.read(at + first), _TUNING_QUERIES, metric=space.metric, seed=writer.config.seed
+    )
+    _, truth = exact.search(_relative(vectors.blocks(first, count), first), queries, _TUNING_K, space.metric)
+    tuned = tune.tune(index, queries, truth, k=_TUNING_K, target=writer.config.recall, metric=space.metric)
+    with writer.database.write() as connection:
+        number = catalog.take_file_number(connection)
+    path = writer.directory / TIERS / tier_name(number)
+    draft = path.with_suffix(".draft")
+    with writing(path):
+        build.write(index, draft)
+        descriptor = os.open(draft, os.O_RDWR)
+        try:
+            sync_file(descriptor)
+            with open(descriptor, "rb", closefd=False) as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        finally:
+            os.close(descriptor)
+        draft.replace(path)
+        sync_directory(path.parent)
+    with writer.database.write() as connection:
+        catalog.advance(connection)
+        catalog.add_tier(
+            connection,
+            space=space.id,
+            name=path.name,
+            first=first,
+            count=count,
+            factory=factory,
+            sha256=sha256,
+            signature=trust.sign(sha256),
+            tuned={**asdict(tuned), "metric": space.metric.value},
+        )
+    vectors.release()
+
+
+def _relative(blocks: Iterator[tuple[int, np.ndarray]], first: int) -> list[tuple[int, np.ndarray]]:
+    return [(start - first, block) for start, block in blocks]
+
+
+def _remove_unnamed(writer: Writer) -> None:
+    with writer.database.read() as connection:
+        named = {tier.name for tier in catalog.read_tiers(connection)}
+    for path in (writer.directory / TIERS).iterdir():
+        if path.name not in named:
+            with suppress(OSError):
+                path.unlink()
