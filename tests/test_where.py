@@ -116,7 +116,7 @@ def _nested(inner: st.SearchStrategy[Expression]) -> st.SearchStrategy[Expressio
 expressions = st.recursive(leaves, _nested, max_leaves=10)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows, st.lists(expressions, min_size=1, max_size=4), st.booleans())
 @example([("a", None, {"a": [1]}), ("b", None, {"a": "[1]"})], [Comparison(Field(("a",)), "=", "[1]")], False)
 @example([("a", None, {"a": True}), ("b", None, {"a": 1})], [Comparison(Field(("a",)), "=", 1)], False)
@@ -127,6 +127,29 @@ def test_sqlite_selects_what_the_evaluator_says_is_true(
     for expression in asked:
         expected = [row for row, item in enumerate(rows) if filters.evaluate(expression, *item) is True]
         assert _selected(connection, expression) == expected, filters.format(expression)
+
+
+AWKWARD: list[Any] = [0, 1, -1, 1.0, 0.5, 2**53, 2**53 + 1, float(2**53), 2**63 - 1, 2**63, -(2**63) - 1, 1e30, 10**30]
+AWKWARD += [True, False, "", "0", "1", "1.0", "true", "null", "a", "A", "b", "ä", "Ä", "[1]", '{"a": 1}']
+
+
+@pytest.mark.parametrize("literal", AWKWARD, ids=repr)
+@pytest.mark.parametrize("key", ["a", 'a"b'])
+def test_every_operator_on_every_pair_of_awkward_values(connection: sa.Connection, literal: Any, key: str) -> None:
+    rows: list[Row] = [("x", None, {key: value}) for value in [*AWKWARD, None, [1], {"a": 1}, 10**400]]
+    rows += [(id, id, {}) for id in AWKWARD if isinstance(id, str)]
+    _fill(connection, rows)
+    for field in (Field((key,)), Field(("id",), True), Field(("source",), True)):
+        asked: list[Expression] = [Comparison(field, "=", literal), Comparison(field, "!=", literal)]
+        asked += [In(field, (literal, "b", 1), negated) for negated in (False, True)]
+        if not isinstance(literal, bool):
+            asked += [Comparison(field, operator, literal) for operator in ("<", "<=", ">", ">=")]
+            asked += [Between(field, literal, literal, negated) for negated in (False, True)]
+        if isinstance(literal, str):
+            asked += [Like(field, pattern, None, False) for pattern in (literal, f"%{literal}", f"{literal}_")]
+        for expression in [*asked, *(Not(one) for one in asked)]:
+            expected = [row for row, item in enumerate(rows) if filters.evaluate(expression, *item) is True]
+            assert _selected(connection, expression) == expected, filters.format(expression)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

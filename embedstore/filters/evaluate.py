@@ -97,7 +97,7 @@ def _number(value: Any) -> int | float:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 _ANY_RUN, _ANY_ONE = object(), object()
