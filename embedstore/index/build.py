@@ -221,7 +221,7 @@ def _add(index: Any, rows: Vectors, factory: str) -> None:
 
 
 def _require_selectors(index: Any, factory: str) -> None:
-    """Refuse an index that can't leave out deleted rows while searching (NSG, LSH, ... ignore or refuse selectors)."""
+    """Refuse an index that can't leave out deleted rows while searching (NSG, PQ, ... refuse selectors)."""
     bits = np.zeros(index.ntotal // 8 + 1, dtype=np.uint8)
     selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
     try:

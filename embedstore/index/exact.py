@@ -1,7 +1,9 @@
 """Exact search: brute force over blocks of vectors that may lie in memory-mapped files.
 
 The answer is exact in the strict sense: the k nearest by distances computed in float64 from the stored float32
-numbers, ties broken by the lower position. Speed comes from a first pass in float32 that keeps every vector which
+numbers and then rounded to float32; where these are equal, the lower position comes first. (Rounding comes before
+ordering so that the order doesn't depend on how the vectors are cut into blocks: whoever merges the answers of several
+blocks sees only the rounded distances.) Speed comes from a first pass in float32 that keeps every vector which
 *could* be among the nearest, given a bound on its rounding error (Higham, "Accuracy and Stability of Numerical
 Algorithms", 2002, section 3.1: a sum of d products errs by at most about d units in the last place, relative to the
 sum of their magnitudes); only the few that are kept are computed in float64.
@@ -39,6 +41,7 @@ _QUERIES = 2048  # of a batch at a time
 _SCAN_ROWS = 1 << 20
 _COPY_BYTES = 32 << 20  # of vectors gathered, normalised or widened to float64 at a time
 _SAFE = (1e-15, 1e15)  # norms between which no float32 product of two vectors overflows or loses digits by underflow
+_PARALLEL = 1e-28  # squared distance of normalised vectors that rounding alone makes: the same direction
 _SPARSE = 4  # a scan reads single rows, not all of them, where fewer than one in this many is selected
 
 _ptr = faiss.swig_ptr
@@ -62,17 +65,18 @@ def distances(queries: Vectors, candidates: Vectors, metric: Metric) -> Doubles:
     Cosine distance is computed as half the squared distance of the normalised vectors, which equals 1 - cos and keeps
     its digits where the angle is small. Zero vectors have no cosine distance: they are refused before they are stored.
     """
-    wide = candidates.astype(np.float64)
-    query = queries.astype(np.float64)[:, None, :]
+    query = queries[:, None, :]
+    if metric is Metric.L2:
+        difference: Doubles = np.subtract(candidates, query, dtype=np.float64)
+        return np.asarray(np.sqrt(np.vecdot(difference, difference)))
+    wide, query = candidates.astype(np.float64), query.astype(np.float64)
     if metric is Metric.IP:
-        products: Doubles = np.vecdot(wide, query)
-        return -products
-    if metric is Metric.COSINE:
-        wide /= np.sqrt(np.vecdot(wide, wide))[..., None]
-        query /= np.sqrt(np.vecdot(query, query))[..., None]
-    wide -= query
-    squared: Doubles = np.vecdot(wide, wide)
-    return 0.5 * squared if metric is Metric.COSINE else np.sqrt(squared)
+        return np.asarray(-np.vecdot(wide, query))
+    wide /= np.sqrt(np.vecdot(wide, wide))[..., None]
+    wide -= query / np.sqrt(np.vecdot(query, query))[..., None]
+    squared = np.asarray(np.vecdot(wide, wide))
+    squared[squared < _PARALLEL] = 0.0
+    return 0.5 * squared
 
 
 def rerank(
@@ -96,12 +100,12 @@ def rerank(
         row = positions[0]
         if len(row) and row[0] < 0:
             row = row[row >= 0]
-        distance = distances(queries, read(row)[None], metric)[0]
+        distance = distances(queries, read(row)[None], metric)[0].astype(np.float32)
         order = distance.argsort(kind="stable")[:k]
         if len(order) == k:
-            return distance[order].astype(np.float32)[None], row[order][None]
+            return distance[order][None], row[order][None]
         return _padded(distance[order][None], row[order][None], k)
-    found = np.full(positions.shape, np.inf)
+    found = np.full(positions.shape, np.inf, dtype=np.float32)
     step = max(1, _COPY_BYTES // (8 * queries.shape[1] * max(1, positions.shape[1])))
     for start in range(0, len(queries), step):
         rows = positions[start : start + step]
@@ -168,12 +172,12 @@ def _scan(
     known: Sequence[npt.NDArray[np.float32] | None],
 ) -> tuple[npt.NDArray[np.float32], Positions]:
     """One query, (1, k) each: float32 distances of all rows, then float64 ones of those that could be nearest."""
-    found: list[npt.NDArray[np.float64]] = [np.empty(0)]
+    found: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)]
     positions: list[Positions] = [np.empty(0, dtype=np.int64)]
     for first, piece, piece_norms, rows in _pieces(blocks, mask, known, _SCAN_ROWS):
         kept = _possible(query, piece, piece_norms, rows, k, metric)
         for part in _parts(kept, piece.shape[1]):
-            found.append(distances(query[None], piece[part][None], metric)[0])
+            found.append(distances(query[None], piece[part][None], metric)[0].astype(np.float32))
             positions.append(part + first)
     return _nearest(np.concatenate(found)[None], np.concatenate(positions)[None], k)
 
@@ -267,7 +271,7 @@ def _batch(
         if width < len(piece):
             last.append(values[:, -1])
     if not near:
-        yield _padded(np.empty((len(queries), 0)), np.empty((len(queries), 0), dtype=np.int64), k)
+        yield _padded(np.empty((len(queries), 0), dtype=np.float32), np.empty((len(queries), 0), dtype=np.int64), k)
         return
     bound: Doubles
     if metric is Metric.COSINE:
@@ -333,13 +337,13 @@ def _parts(rows: Positions, dimension: int) -> Iterator[Positions]:
         yield rows[start : start + step]
 
 
-def _nearest(found: npt.NDArray[np.float64], positions: Positions, k: int) -> tuple[npt.NDArray[np.float32], Positions]:
+def _nearest(found: npt.NDArray[np.float32], positions: Positions, k: int) -> tuple[npt.NDArray[np.float32], Positions]:
     """The k smallest of each row; positions ascend within a row, so a stable sort breaks ties by the lower one."""
     order = np.argsort(found, axis=1, kind="stable")[:, :k]
     return _padded(np.take_along_axis(found, order, axis=1), np.take_along_axis(positions, order, axis=1), k)
 
 
-def _padded(found: npt.NDArray[np.float64], positions: Positions, k: int) -> tuple[npt.NDArray[np.float32], Positions]:
+def _padded(found: npt.NDArray[np.float32], positions: Positions, k: int) -> tuple[npt.NDArray[np.float32], Positions]:
     """Rows of exactly k, filled with inf and -1."""
     distance = np.full((len(found), k), np.inf, dtype=np.float32)
     nearest = np.full((len(found), k), -1, dtype=np.int64)

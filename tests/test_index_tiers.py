@@ -1,0 +1,216 @@
+"""Tiers: what is built is found again under masks, reaches its recall, and survives a round trip through a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedstore.errors import InvalidArgument, StoreDamaged
+from embedstore.index import build, exact, tune
+from embedstore.index.tier import Tier
+from embedstore.types import Metric
+
+Array = Any
+FACTORIES = ["HNSW16,SQ8", "HNSW16,Flat", "IVF32,Flat", "IVF32,SQ8", "PCA16,IVF16,Flat", "SQ8", "PCA16,HNSW16"]
+
+
+def clusters(n: int, d: int, seed: int) -> Array:
+    """Vectors on a curved sheet of six dimensions with uneven density, as latents of pictures are."""
+    rng = np.random.default_rng(seed)
+    weights = np.random.default_rng(0).standard_normal((12, d))
+    low = rng.standard_normal((n, 6)) * rng.choice([0.3, 1, 2], (n, 1))
+    return (np.concatenate([low, np.sin(2 * low)], axis=1) @ weights).astype(np.float32)
+
+
+def made(factory: str, metric: Metric, base: Array, first: int = 0, target: float = 0.97) -> Tier:
+    """A built and tuned tier."""
+    index = build.build([base[:1000], base[1000:]], metric, factory, threads=1)
+    queries = tune.probes(index, lambda at: base[at], 200, metric=metric)
+    truth = exact.search([(0, base)], queries, 10, metric)[1]
+    return Tier(index, first, metric, tune.tune(index, queries, truth, k=10, target=target, metric=metric))
+
+
+def answer(tier: Tier, base: Array, queries: Array, k: int, **options: Any) -> tuple[Array, Array]:
+    """What a store does: candidates of the tier, ordered by exact distances."""
+    _, positions, _ = tier.search(queries, k, **options)
+    return exact.rerank(queries, positions, k, tier.metric, lambda at: base[at - tier.first])
+
+
+@pytest.fixture(scope="module")
+def base() -> Array:
+    return clusters(4000, 32, 1)
+
+
+@pytest.mark.parametrize("metric", Metric)
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_tier_reaches_its_recall_with_exact_distances_and_only_selected_rows(
+    factory: str, metric: Metric, base: Array
+) -> None:
+    tier = made(factory, metric, base, first=100)
+    queries = clusters(100, 32, 2)
+    truth = exact.search([(100, base)], queries, 10, metric)
+    distance, position = answer(tier, base, queries, 10)
+    assert tier.tuned.target_met
+    assert tune.hits(position, truth[1]).mean() >= 0.93
+    true = exact.distances(queries, base[position - 100], metric)
+    np.testing.assert_allclose(distance, true, rtol=1e-6, atol=1e-6)
+
+    mask = np.zeros(100 + len(base), dtype=np.uint8)
+    mask[100:][np.random.default_rng(3).random(len(base)) < 0.5] = 1
+    truth = exact.search([(100, base)], queries, 10, metric, mask=mask)
+    for _ in range(2):  # the second time with the mask prepared
+        _, position = answer(tier, base, queries, 10, mask=mask)
+        assert mask[position[position >= 0]].all()
+        assert tune.hits(position, truth[1]).mean() >= 0.93
+
+
+@pytest.mark.parametrize("factory", ["HNSW16,SQ8", "IVF32,SQ8"])
+def test_one_query_is_answered_as_in_a_batch(factory: str, base: Array) -> None:
+    tier = made(factory, Metric.COSINE, base)
+    queries = clusters(30, 32, 4)
+    together = answer(tier, base, queries, 10)
+    alone = [answer(tier, base, query[None], 10) for query in queries]
+    np.testing.assert_array_equal(together[1], np.concatenate([position for _, position in alone]))
+    np.testing.assert_array_equal(together[0], np.concatenate([distance for distance, _ in alone]))
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_tier_read_from_its_file_answers_the_same(factory: str, base: Array, tmp_path: Any) -> None:
+    tier = made(factory, Metric.L2, base)
+    build.write(tier.index, tmp_path / "tier")
+    tuned = tune.Tuned.load(json.loads(json.dumps(dataclasses.asdict(tier.tuned))))
+    assert tuned == tier.tuned
+    again = Tier(build.read(tmp_path / "tier"), 0, Metric.L2, tuned)
+    queries = clusters(40, 32, 5)
+    for mine, theirs in zip(tier.search(queries, 10)[:2], again.search(queries, 10)[:2], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert build.parameters(again.index) == build.parameters(tier.index)
+
+
+def test_a_mask_of_few_rows_is_never_answered_with_others(base: Array) -> None:
+    tier = made("HNSW16,SQ8", Metric.L2, base)
+    queries = clusters(20, 32, 6)
+    for count in (0, 1, 3):
+        mask = np.zeros(len(base), dtype=bool)
+        mask[np.arange(count) * 997] = True
+        _, position = answer(tier, base, queries, 10, mask=mask)
+        assert set(position.ravel()) <= {-1, *np.flatnonzero(mask)}
+        assert tier.share(mask) == count / len(base)
+
+
+def test_another_mask_takes_the_place_of_the_prepared_one(base: Array) -> None:
+    tier = made("IVF32,Flat", Metric.L2, base)
+    even = np.arange(len(base)) % 2 == 0
+    for mask in (even, ~even, even):
+        position = tier.search(base[:50], 5, mask=mask)[1]
+        assert mask[position].all()
+
+
+def test_a_higher_recall_looks_at_more_and_a_lower_one_at_less(base: Array) -> None:
+    tier = made("HNSW16,SQ8", Metric.L2, base)
+    values = [tier.search(base[:1], 10, recall=recall)[2]["parameter"] for recall in (0.5, None, 0.999)]
+    assert values == sorted(values)
+    assert values[0] < values[2]
+    assert tier.search(base[:1], 10, recall=0.97)[2]["parameter"] == tier.tuned.parameters["efSearch"]
+
+
+def test_tuning_takes_the_smallest_value_that_reaches_the_target(base: Array) -> None:
+    index = build.build([base], Metric.L2, "IVF64,Flat", threads=1)
+    queries = clusters(300, 32, 7)
+    truth = exact.search([(0, base)], queries, 10, Metric.L2)[1]
+    tuned = tune.tune(index, queries, truth, k=10, target=0.9)
+    index.nprobe = tuned.parameters["nprobe"]
+    assert tune.hits(index.search(queries, 10)[1], truth).mean() >= 0.9
+    index.nprobe -= 1
+    assert tune.hits(index.search(queries, 10)[1], truth).mean() < 0.9
+    assert tuned.depth == 1.0  # nothing to make up for: these lists hold the vectors themselves
+
+
+def test_a_recall_out_of_reach_is_said_so(base: Array) -> None:
+    index = build.build([base], Metric.L2, "PCA2,SQ8", threads=1)
+    queries = clusters(50, 32, 8)
+    truth = exact.search([(0, base)], queries, 10, Metric.L2)[1]
+    tuned = tune.tune(index, queries, truth, k=10, target=0.99)
+    assert not tuned.target_met
+    assert tuned.recall < 0.99
+    assert tuned.depth == 8.0
+    assert tuned.parameters == {}
+
+
+def test_probes_are_no_indexed_vectors_and_as_hard_as_unseen_queries(base: Array) -> None:
+    index = build.build([base], Metric.L2, "HNSW8,Flat", threads=1)
+    index.hnsw.efSearch = 10
+    probes = tune.probes(index, lambda at: base[at], 400, metric=Metric.L2)
+    assert not (probes[:, None] == base[None, ::40]).all(axis=2).any()
+    recalls = []
+    for queries in (probes, clusters(400, 32, 9), base[::10]):
+        truth = exact.search([(0, base)], queries, 11, Metric.L2)[1]
+        recalls.append(tune.hits(index.search(queries, 11)[1], truth).mean())
+    probe, unseen, own = recalls
+    assert abs(probe - unseen) < own - unseen
+
+
+def test_the_curve_gives_the_smallest_value_that_reaches_a_recall() -> None:
+    curve = [(10, 0.9), (20, 0.95), (40, 0.99)]
+    assert [tune.parameter_for(curve, recall) for recall in (0.5, 0.9, 0.91, 0.99, 1.0)] == [10, 10, 20, 40, 40]
+    with pytest.raises(InvalidArgument, match=r"recall must be above 0 and at most 1, not 1\.5"):
+        tune.parameter_for(curve, 1.5)
+
+
+def test_the_recall_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(10)
+    covered = []
+    for _ in range(500):  # misses come in clusters: most queries are perfect, some lose half
+        recalls = np.where(rng.random(400) < 0.04, rng.binomial(10, 0.5, 400) / 10, 1.0)
+        _, low, high = tune.recall_interval(recalls)
+        covered.append(low <= 0.98 <= high)
+    assert 0.92 <= np.mean(covered) <= 0.985
+    mean, low, high = tune.recall_interval(np.ones(100))
+    assert (mean, high) == (1.0, 1.0)
+    assert 0.96 < low < 0.97
+
+
+def test_the_same_seed_and_one_thread_build_the_same_file(base: Array, tmp_path: Any) -> None:
+    for factory in ("HNSW16,SQ8", "IVF32,SQ8"):
+        for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+            build.write(build.build([base], Metric.L2, factory, seed=seed, threads=1), tmp_path / name)
+        files = [(tmp_path / name).read_bytes() for name in "abc"]
+        assert files[0] == files[1]
+        assert files[0] != files[2]
+
+
+def test_one_broken_vector_does_not_blur_the_codes_of_the_others(base: Array) -> None:
+    broken = base.copy()
+    broken[17] = 1e6
+    tier = made("HNSW16,SQ8", Metric.L2, broken)
+    assert tier.tuned.depth <= 2
+    assert tier.tuned.target_met
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "expected"), [(2000, 784, None), (60_000, 784, "HNSW32,SQ8"), (1_000_000, 64, "IVF4096,SQ8")]
+)
+def test_the_type_follows_the_size(n: int, d: int, expected: str | None) -> None:
+    assert build.choose(n, d, Metric.L2) == expected
+    assert build.choose(n, d, Metric.L2, "IVF16,Flat") == "IVF16,Flat"
+
+
+def test_a_factory_string_that_faiss_does_not_know_is_named() -> None:
+    with pytest.raises(InvalidArgument, match=r"'HNWS32'.*'HNSW32,Flat'"):
+        build.choose(1000, 8, Metric.L2, "HNWS32")
+
+
+@pytest.mark.parametrize("factory", ["NSG16", "IDMap,Flat", "PQ4x4", "IVF4096,Flat"])
+def test_an_index_that_can_not_serve_is_refused_by_name(factory: str, base: Array) -> None:
+    with pytest.raises(InvalidArgument, match=factory):
+        build.build([base[:600]], Metric.L2, factory)
+
+
+def test_a_file_that_is_no_index_is_damage(tmp_path: Any) -> None:
+    (tmp_path / "tier").write_bytes(b"not an index")
+    with pytest.raises(StoreDamaged, match="has to be rebuilt"):
+        build.read(tmp_path / "tier")
