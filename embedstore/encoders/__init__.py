@@ -1,1 +1,1 @@
-"""What turns pictures into latents, and latents back into pictures."""
+"""Encoders: pictures to latents and back. One module per kind; `embedstore.registry` says which is where."""

@@ -1,1 +1,1 @@
-"""Neural networks, torch only: the autoencoder, its training, its checkpoints."""
+"""The autoencoder, its objective, its training and its files."""

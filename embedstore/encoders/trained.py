@@ -1,0 +1,119 @@
+"""The default encoder: the convolutional autoencoder, fitted to the user's own pictures."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from embedstore.encoders import preprocess
+from embedstore.errors import InvalidVector
+from embedstore.models import checkpoint as files
+from embedstore.models.autoencoder import Autoencoder, AutoencoderConfig, channels_last, fold_norms
+from embedstore.models.training import FitReport
+from embedstore.models.training import fit as fit_autoencoder
+from embedstore.models.weights import fingerprint
+from embedstore.progress import Progress
+from embedstore.types import Metric, Pictures, Vectors
+
+BLOCK = 256  # pictures per forward pass
+#: A shorter block is filled up to a multiple of this: for a handful of pictures the matrix products sum in another
+#: order, and a picture must have the same latent, bit for bit, whatever it is encoded with.
+FEWEST = 64
+
+
+class TrainedEncoder:
+    """An `Autoencoder` in eval mode. Latents are compared by Euclidean distance."""
+
+    kind = "autoencoder"
+    metric = Metric.L2
+
+    def __init__(self, model: Autoencoder, config: AutoencoderConfig) -> None:
+        self.model = model.cpu().eval()
+        self.config = config
+        self.dimension = config.dimension
+        self.image_size = config.image_size
+        self.channels = config.channels
+        self.fingerprint = fingerprint(files.to_arrays(self.model), files.canonical(config, preprocess.VERSION))
+        # The saved model keeps its norms; the one that works has them folded into its convolutions.
+        self._fast = channels_last(fold_norms(copy.deepcopy(self.model)))
+        self._fast.requires_grad_(False)
+
+    @classmethod
+    def fit(
+        cls,
+        pictures: npt.NDArray[np.uint8],
+        *,
+        dimension: int = 64,
+        seed: int = 0,
+        minutes: float | None = None,
+        progress: bool = True,
+        checkpoint: Path | None = None,
+    ) -> tuple[Self, FitReport]:
+        """Fit to pictures (n, h, w, c), n at least 2; see `embedstore.models.training.fit`."""
+        _, height, width, channels = pictures.shape
+        config = AutoencoderConfig((height, width), channels, dimension)
+        model, report = fit_autoencoder(
+            pictures, config, seed=seed, minutes=minutes, progress=progress, checkpoint=checkpoint
+        )
+        return cls(model, config), report
+
+    def encode(self, pictures: Pictures, progress: bool = False) -> Vectors:
+        """Latents (n, d), float32, of pictures of any size; the same picture always has the same latent."""
+        out = np.empty((len(pictures), self.dimension), dtype=np.float32)
+        with torch.inference_mode(), Progress("encoding", len(out), progress, "pictures") as bar:
+            for start, count, batch in self._blocks(pictures):
+                out[start : start + count] = self._fast.encode(batch)[:count].numpy()
+                bar.advance(count)
+        return out
+
+    def _blocks(self, pictures: Pictures) -> Iterator[tuple[int, int, Tensor]]:
+        """(first row, number of rows, (b, c, h, w) in [0, 1], channels last), b filled up with black pictures."""
+        for start in range(0, len(pictures), BLOCK):
+            fitted = preprocess.fit_pictures(pictures[start : start + BLOCK], self.image_size, self.channels)
+            count = len(fitted)
+            if missing := -count % FEWEST:
+                fitted = np.concatenate([fitted, np.zeros((missing, *fitted.shape[1:]), dtype=np.uint8)])
+            if not fitted.flags.writeable:  # torch would warn; nothing is written, but a copy of a batch is cheap
+                fitted = fitted.copy()
+            yield start, count, torch.from_numpy(fitted).permute(0, 3, 1, 2).float().div_(255)
+
+    def decode(self, latents: Vectors) -> npt.NDArray[np.uint8]:
+        """Pictures (n, h, w, c) of latents (n, d)."""
+        vectors = np.array(latents, dtype=np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
+            raise InvalidVector(f"latents of shape {vectors.shape} can't be decoded: (n, {self.dimension}) is meant")
+        out = np.empty((len(vectors), *self.image_size, self.channels), dtype=np.uint8)
+        with torch.inference_mode():
+            for start in range(0, len(vectors), BLOCK):
+                pixels = self._fast.decode(torch.from_numpy(vectors[start : start + BLOCK]))
+                pixels = pixels.nan_to_num_(0).clamp_(0, 1).mul_(255).round_().byte()
+                out[start : start + BLOCK] = pixels.permute(0, 2, 3, 1).numpy()
+        return out
+
+    def describe(self) -> dict[str, Any]:
+        """What `info` prints."""
+        height, width = self.image_size
+        return {
+            "kind": self.kind,
+            "dimension": self.dimension,
+            "image_size": f"{width} x {height}",
+            "channels": self.channels,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "fingerprint": self.fingerprint,
+        }
+
+    def save(self, directory: Path) -> str:
+        """Write `<fingerprint>.safetensors` and `.json` into ``directory`` and return the fingerprint."""
+        return files.save(self.model, self.config, directory, preprocess.VERSION)
+
+    @classmethod
+    def load(cls, directory: Path, fingerprint: str) -> Self:
+        """Read what `save` wrote; raises ModelInvalid for anything else."""
+        return cls(*files.load(directory, fingerprint, preprocess.VERSION))
