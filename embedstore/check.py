@@ -51,8 +51,8 @@ def verify(directory: Path, database: Database, snapshot: Snapshot, *, progress:
         for (line,) in connection.exec_driver_sql("PRAGMA integrity_check(20)"):
             if line != "ok":
                 report.problems.append(f"store.db: {line}")
-        for row in connection.exec_driver_sql("PRAGMA foreign_key_check"):
-            report.problems.append(f"store.db: a row of {row[0]} refers to a missing row of {row[2]}")
+        for table, _, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+            report.problems.append(f"store.db: a row of {table} refers to a missing row of {parent}")
         segments = {segment.id: segment for segment in catalog.read_segments(connection)}
         batches = catalog.read_batches(connection)
         spaces, _ = catalog.read_spaces(connection)

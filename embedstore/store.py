@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from embedstore import check, describe, registry
+from embedstore import check, describe, export, registry
 from embedstore.config import StoreConfig
 from embedstore.errors import InvalidArgument, NoDecoder, NoEncoder, SourceError, StoreClosed, UnknownSpace
 from embedstore.ingest import pipeline, spaces
 from embedstore.ingest import vectors as vector_ingest
 from embedstore.ingest.pipeline import Target
 from embedstore.ingest.spaces import FitOptions
-from embedstore.metadata import catalog, items
+from embedstore.metadata import items
 from embedstore.metadata.catalog import Space
 from embedstore.query import recall as recall_measure
 from embedstore.query import records
@@ -28,7 +27,7 @@ from embedstore.query.search import Searcher
 from embedstore.truth import backup, compact, layout, opening, pictures, tiers
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.truth.writer import Writer
-from embedstore.types import AddReport, Decoder, Encoder, Item, Latent, Metadata, Metric, Pictures, Vectors
+from embedstore.types import AddReport, Decoder, Encoder, Item, Latent, Metadata, Metric, Vectors
 from embedstore.validate import as_vectors, check_dimension, check_k, check_recall
 
 if TYPE_CHECKING:
@@ -37,14 +36,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from embedstore.check import VerifyReport
+    from embedstore.export import Exported
     from embedstore.query.hits import Hits
     from embedstore.query.recall import RecallReport
     from embedstore.truth.compact import CompactReport
 
 
-def create(
-    path: str | os.PathLike[str], *, recall: float = 0.99, factory: str | None = None, seed: int = 0
-) -> Store:
+def create(path: str | os.PathLike[str], *, recall: float = 0.99, factory: str | None = None, seed: int = 0) -> Store:
     """Make an empty store and open it for writing.
 
     Args:
@@ -145,9 +143,7 @@ class Store:
             if reader.count() == 0:
                 raise SourceError(f"{reader.name} is empty: there is nothing to index")
             with self._writer.locked(f"indexing {reader.name}"):
-                space = spaces.prepare(
-                    self._writer, self._snapshots, reader, options, report, progress=progress
-                )
+                space = spaces.prepare(self._writer, self._snapshots, reader, options, report, progress=progress)
                 report.encoder = space.fingerprint
                 pipeline.ingest(self._target(space), reader, report, prune=prune, progress=progress)
                 report.notes[:0] = getattr(reader, "notes", [])
@@ -194,9 +190,7 @@ class Store:
         self._build(report, check=False, progress=progress)
         return report
 
-    def update(
-        self, id: str, *, metadata: Metadata | None = None, picture: Any = None, vector: Any = None
-    ) -> None:
+    def update(self, id: str, *, metadata: Metadata | None = None, picture: Any = None, vector: Any = None) -> None:
         """Replace parts of one item, in one commit: metadata keys are merged, and None removes one.
 
         Raises:
@@ -282,7 +276,7 @@ class Store:
         view = self._view(space)
         vectors = as_vectors(latents)
         check_dimension(vectors, view.space.dimension, "latents")
-        encoder = self._encoder(view.space) if view.space.encoder else None
+        encoder: Any = self._encoder(view.space) if view.space.encoder else None
         if not isinstance(encoder, Decoder):
             raise NoDecoder(f"space {view.space.name!r} has no decoder, so its latents can't be shown as pictures")
         return [pictures.to_image(picture) for picture in encoder.decode(vectors)]
@@ -327,7 +321,7 @@ class Store:
             return empty[0] if single else empty
         resolved = resolve(query, view, self._database, lambda p: self._encoder(view.space).encode(p))
         hits = self._searcher.search(
-            space, resolved.vectors, k, matching=where, exact=exact, recall=recall, without=resolved.own
+            view, resolved.vectors, k, matching=where, exact=exact, recall=recall, without=resolved.own
         )
         return hits[0] if resolved.single else hits
 
@@ -379,15 +373,19 @@ class Store:
         vectors: bool = True,
         space: str | None = None,
         progress: bool = False,
-    ) -> int:
-        """Write items to a file (.jsonl, .csv, .parquet, .npz) or a folder that other tools open. Returns how many."""
-        from embedstore import export
-
+    ) -> Exported:
+        """Write items of one commit to .jsonl, .csv, .parquet, .npz, or a folder of pictures (see docs/export.md)."""
         self._open()
-        batches, keys, dimension, total = records.stream(self._searcher, self._database, where, space, vectors=vectors)
-        return export.export(
-            batches, Path(path), format, keys=keys, dimension=dimension, total=total, progress=progress
+        found = records.stream(
+            self._searcher,
+            self._database,
+            self._snapshots,
+            matching=where,
+            space=space,
+            vectors=vectors,
+            progress=progress,
         )
+        return export.export(found.records, Path(path), format, keys=found.keys, vectors=vectors and found.count > 0)
 
     def close(self) -> None:
         """Close the store; snapshots' memory maps live on while an answer still holds one."""
@@ -437,9 +435,6 @@ class Store:
         return encoder
 
     def _build(self, report: AddReport, *, check: bool, progress: bool) -> None:
-        seconds = report.seconds
-        import time
-
         start = time.perf_counter()
         if tiers.ensure(self._writer, self._snapshots, check=check, progress=progress):
-            seconds["build"] = time.perf_counter() - start
+            report.seconds["build"] = time.perf_counter() - start

@@ -104,7 +104,7 @@ def _compare(target: Target, chunk: Chunk, report: AddReport, scope: str, seen: 
         todo.known = items.find(connection, [name for name in chunk.ids if id_fault(name) is None])
     last = last_of_each(chunk.ids)
     if len(last) < len(chunk.ids):
-        report.notes.append(f"{len(chunk.ids) - len(last)} ids came more than once in {scope}: the last of each is kept")
+        report.notes.append(f"{len(chunk.ids) - len(last)} ids came more than once: the last of each is kept")
     # What can't be read now is not gone from the source.
     seen.update(failure.id for failure in chunk.failures)
     for index in last:
@@ -150,8 +150,17 @@ def _encode(target: Target, chunk: Chunk, todo: _Todo, scope: str, report: AddRe
         keep[position] = False
     if not keep.all():
         thumbs = None if thumbs is None else _chosen_thumbs(thumbs, keep)
-    _commit(target, chunk, todo, list(np.asarray(loaded.which)[keep]), vectors[keep] if not keep.all() else vectors,
-            scope, report, thumbs=thumbs, sizes=[size for size, kept in zip(loaded.sizes, keep, strict=True) if kept])
+    _commit(
+        target,
+        chunk,
+        todo,
+        list(np.asarray(loaded.which)[keep]),
+        vectors[keep] if not keep.all() else vectors,
+        scope,
+        report,
+        thumbs=thumbs,
+        sizes=[size for size, kept in zip(loaded.sizes, keep, strict=True) if kept],
+    )
 
 
 def _thumbs(loaded: Loaded) -> Thumbs:
@@ -171,7 +180,7 @@ def _chosen_thumbs(thumbs: Thumbs, keep: npt.NDArray[np.bool_]) -> Thumbs:
 
 
 def _relabel(target: Target, chunk: Chunk, todo: _Todo, scope: str, report: AddReport) -> None:
-    """Entries whose content is the same and whose metadata or place is not: their latents are copied, not made again."""
+    """Entries whose content is the same and whose metadata or place is not: latents are copied, not made again."""
     if not todo.relabel:
         return
     rows = np.array([todo.known[chunk.ids[index]].row for index in todo.relabel], dtype=np.int64)

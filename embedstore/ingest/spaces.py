@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 
 import numpy as np
 
@@ -14,9 +13,10 @@ from embedstore.ingest.pipeline import CHUNK
 from embedstore.metadata.catalog import Space
 from embedstore.progress import Progress
 from embedstore.truth.layout import MODELS
+from embedstore.truth.pictures import to_image
 from embedstore.truth.snapshot import Snapshots
 from embedstore.truth.writer import Writer
-from embedstore.types import AddReport, Metric, Pictures, Reader, Vectors
+from embedstore.types import AddReport, Metric, Picture, Pictures, Reader, Vectors
 from embedstore.validate import as_vectors
 
 DEFAULT = "default"
@@ -69,15 +69,18 @@ def prepare(
 
 def _fit(writer: Writer, reader: Reader, options: FitOptions, report: AddReport, *, progress: bool) -> None:
     from embedstore import fit
+    from embedstore.encoders.preprocess import choose_image_size
 
     start = time.perf_counter()
-    pictures = sample(reader, options.seed, progress=progress)
+    pictures, sizes = sample(reader, options, progress=progress)
+    # From the originals' sizes: the sample was reduced while it was read.
+    size, note = choose_image_size(sizes, options.image_size)
     models = writer.directory / MODELS
     encoder, _, notes = fit.fit_encoder(
         pictures,
         kind=options.encoder or "autoencoder",
         dimension=options.dimension,
-        image_size=options.image_size,
+        image_size=size,
         seed=options.seed,
         minutes=options.minutes,
         progress=progress,
@@ -91,22 +94,28 @@ def _fit(writer: Writer, reader: Reader, options: FitOptions, report: AddReport,
         dimension=encoder.dimension,
         metric=encoder.metric,
     )
-    report.notes.extend(notes)
+    report.notes += [*([note] if note else []), *notes]
     report.seconds["fit"] = time.perf_counter() - start
 
 
-def sample(reader: Reader, seed: int, *, progress: bool) -> Pictures:
+def sample(reader: Reader, options: FitOptions, *, progress: bool) -> tuple[Pictures, list[tuple[int, int]]]:
     """Read the pictures that an encoder is fitted to: all of a source, or a random sample of a large one.
 
-    Failures are not reported here: the run over the whole source will meet them again.
+    What can't be read is left out; the run over the whole source will meet it again and report it.
+
+    Returns:
+        The pictures, none larger than they are fitted at, and the (height, width) of their originals.
     """
+    from embedstore.encoders.preprocess import SIZE_LIMIT
     from embedstore.fit import sample_positions
 
+    side = options.image_size or SIZE_LIMIT
     count = reader.count()
     if count is None:
         count = sum(len(chunk.ids) for chunk in reader.chunks(CHUNK))
-    wanted = set(sample_positions(count, seed=seed).tolist())
+    wanted = set(sample_positions(count, picture_bytes=3 * side * side, seed=options.seed).tolist())
     parts: list[Pictures] = []
+    sizes: list[tuple[int, int]] = []
     offset = 0
     with Progress("reading a sample", len(wanted), progress) as bar:
         for chunk in reader.chunks(CHUNK):
@@ -117,14 +126,31 @@ def sample(reader: Reader, seed: int, *, progress: bool) -> Pictures:
                 if loaded.pictures is None:
                     raise SourceError(f"{reader.name} brings vectors, not pictures")
                 if len(loaded.which):
-                    parts.append(loaded.pictures)
+                    parts.append(_reduced(loaded.pictures, side))
+                    sizes += [(height, width) for width, height in loaded.sizes]
                 bar.advance(len(which))
     if not parts:
         raise SourceError(f"{reader.name} has no picture that can be read")
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
     if len(arrays) == len(parts) and len({part.shape[1:] for part in arrays}) == 1:
-        return np.concatenate(arrays)
-    return list(chain.from_iterable(parts))
+        return np.concatenate(arrays), sizes
+    return list(chain.from_iterable(parts)), sizes
+
+
+def _reduced(pictures: Pictures, side: int) -> Pictures:
+    """Pictures of at most ``side`` px: a sample of large originals would not fit into memory."""
+    if isinstance(pictures, np.ndarray) and max(pictures.shape[1:3]) <= side:
+        return pictures
+    return [_reduced_one(picture, side) if max(picture.shape[:2]) > side else picture for picture in pictures]
+
+
+def _reduced_one(picture: Picture, side: int) -> Picture:
+    from PIL import Image
+
+    image = to_image(picture)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    reduced = np.asarray(image)
+    return reduced if reduced.ndim == 3 else reduced[:, :, None]
 
 
 def first_vectors(reader: Reader) -> Vectors:
@@ -153,4 +179,3 @@ def check_encoder(space: Space, kind: str | None, brings_vectors: bool) -> None:
             f"space {space.name!r} is filled by the encoder {space.encoder or 'none'} {space.fingerprint[:12]}, "
             f"not by {kind}: leave --encoder out, or use another store"
         )
-

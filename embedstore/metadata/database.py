@@ -24,7 +24,8 @@ class Database:
 
     The journal is SQLite's rollback journal: before SQLite 3.51.3 a WAL database under several connections can be
     corrupted, and readers of a rollback-journal database notice a commit by the file's modification time, which costs
-    a hundredth of a query (see ``Clock``). ``synchronous=EXTRA`` also syncs the directory behind the journal's removal.
+    a hundredth of a query (see ``Clock``). It is emptied rather than removed, which spares two syncs of the directory a
+    commit; ``synchronous=EXTRA`` makes either way durable.
 
     Args:
         path: of ``store.db``.
@@ -49,7 +50,7 @@ class Database:
             "foreign_keys=ON",
             "trusted_schema=OFF",
             "synchronous=EXTRA",
-            "journal_mode=DELETE" if not self.read_only else "query_only=ON",
+            "journal_mode=TRUNCATE" if not self.read_only else "query_only=ON",
             "cache_size=-16384",
         ):
             connection.execute(f"PRAGMA {pragma}").close()

@@ -15,7 +15,7 @@ from embedstore.metadata import items
 from embedstore.metadata.database import Database
 from embedstore.truth.snapshot import SpaceView
 from embedstore.types import Latent, Picture, Pictures, Vectors
-from embedstore.validate import as_vectors, check_queries
+from embedstore.validate import as_vectors, check_dimension, check_queries
 
 #: Larger query pictures are reduced while decoding, as the readers reduce them.
 _QUERY_SIDE = 256
@@ -100,11 +100,12 @@ def read_picture(path: Path) -> Picture:
     from embedstore.readers.decode import decode
 
     try:
-        return decode(path.read_bytes(), path.suffix.lower(), max_side=_QUERY_SIDE).picture
+        picture: Picture = decode(path.read_bytes(), path.suffix.lower(), max_side=_QUERY_SIDE).pixels
     except OSError as error:
         raise SourceError(f"{path} can't be read: {error.strerror or error}") from None
     except UnreadableItem as error:
         raise SourceError(f"{path} can't be read as a picture: {error}") from None
+    return picture
 
 
 def as_pictures(images: Any) -> Pictures:
@@ -128,9 +129,10 @@ def as_picture(value: Any) -> Picture | None:
             return None
         return value[:, :, None] if value.ndim == 2 else value
     if hasattr(value, "getbands") and hasattr(value, "convert"):
-        from embedstore.readers.decode import to_picture
+        from embedstore.readers.decode import to_grey_or_rgb
 
-        return to_picture(value)
+        pixels = np.asarray(to_grey_or_rgb(value))
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
     return None
 
 
@@ -166,8 +168,6 @@ def _one(value: Any, dimension: int) -> Vectors:
     vectors = as_vectors(value, "a query vector")
     if len(vectors) != 1:
         raise InvalidVector(f"a list of queries may hold vectors of shape ({dimension},), not {np.shape(value)}")
-    if vectors.shape[1] != dimension:
-        from embedstore.validate import check_dimension
-
-        check_dimension(vectors, dimension, "query vectors")
-    return vectors[0]
+    check_dimension(vectors, dimension, "query vectors")
+    vector: Vectors = vectors[0]
+    return vector

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Answers whose ids are looked up in SQLite before the whole column is read: a process that asks once reads ten rows.
 _COLD_ANSWERS = 3
+#: Names of recent hits kept as strings; a row never changes its id.
+_NAMES_KEPT = 50_000
 
 
 class Searcher:
@@ -40,10 +42,11 @@ class Searcher:
         self._lock = threading.Lock()
         self._ids: IdColumn | None = None
         self._answers = 0
+        self._names: dict[int, str] = {}
 
     def search(
         self,
-        space: str | None,
+        view: SpaceView,
         vectors: Vectors,
         k: int,
         *,
@@ -55,7 +58,7 @@ class Searcher:
         """Hits of each query vector, all of one commit.
 
         Args:
-            space: name, or None for the default one.
+            view: of the space, from the newest commit.
             vectors: float32 (nq, d), checked.
             k: number of hits.
             matching: a filter.
@@ -63,13 +66,11 @@ class Searcher:
             recall: to aim at.
             without: int64 (nq,): the row to leave out of each answer (the query's own).
         """
+        space = view.space.name
+        allowed = None
         while True:
-            if matching is None:
-                view, allowed = self._snapshots.current().view(space), None
-            else:
+            if matching is not None:
                 view, allowed = self._match(matching, space)
-            if view is None:
-                return [self.nothing() for _ in vectors]
             answer = self.engine.search(
                 view, vectors, k + (without is not None), allowed=allowed, only_exact=exact, recall=recall
             )
@@ -79,7 +80,7 @@ class Searcher:
                 return [self._hits(view, answer, i, int(row), k) for i, row in enumerate(without)]
             except KeyError:
                 # An item of the answer was deleted, and its id forgotten, since the snapshot was taken.
-                continue
+                view = self._snapshots.current().spaces[space]
 
     def _hits(self, view: SpaceView, answer: Answer, index: int, without: int | None = None, k: int = 0) -> Hits:
         positions, distances = answer.positions[index], answer.distances[index]
@@ -99,7 +100,7 @@ class Searcher:
         none = np.empty(0, dtype=np.int64)
         return Hits([], np.empty(0, np.float32), Metric.L2, none, self.read_metadata, self.read_images, {})
 
-    def _match(self, text: str, space: str | None) -> tuple[SpaceView | None, npt.NDArray[np.uint8] | None]:
+    def _match(self, text: str, space: str) -> tuple[SpaceView, npt.NDArray[np.uint8]]:
         """A filter's matches in the newest commit, as a mask over the positions of the space's view."""
         condition = self.condition(text)
         while True:
@@ -110,9 +111,7 @@ class Searcher:
             if snapshot.seq == seq:
                 break
             # Another commit came in between: the mask and the vectors must be of the same one.
-        view = snapshot.view(space)
-        if view is None:
-            return None, None
+        view = snapshot.spaces[space]
         mask = np.zeros(len(view.rows), dtype=np.uint8)
         mask[view.positions(rows)] = 1
         return view, mask
@@ -135,16 +134,23 @@ class Searcher:
         return where.to_sql(expression, items_table, text)
 
     def _ids_of(self, rows: npt.NDArray[np.int64]) -> list[str]:
-        column = self._ids
-        if column is None:
-            self._answers += 1
-            if self._answers <= _COLD_ANSWERS:
-                wanted = rows.tolist()
-                found = {row: name for row, name, _ in self._snapshots.hot().rows(wanted)}
-                return [found[row] for row in wanted]
-            column = self._column()
+        names, wanted = self._names, rows.tolist()
         try:
-            return column.lookup(rows)
+            return [names[row] for row in wanted]
+        except KeyError:
+            found = self._look_up(rows)
+        if len(names) > _NAMES_KEPT:
+            self._names = names = {}
+        names.update(zip(wanted, found, strict=True))
+        return found
+
+    def _look_up(self, rows: npt.NDArray[np.int64]) -> list[str]:
+        self._answers += 1
+        if self._ids is None and self._answers <= _COLD_ANSWERS:
+            named = {row: name for row, name, _ in self._snapshots.hot().rows(rows.tolist())}
+            return [named[row] for row in rows.tolist()]
+        try:
+            return (self._ids or self._column()).lookup(rows)
         except KeyError:
             return self._column().lookup(rows)
 

@@ -26,8 +26,10 @@ HEADER = 64
 _MAGIC = b"embstore"
 _VERSION = 1
 _ROW = np.dtype("<f4")
-#: Memory-mapped pages count as this process's memory once touched; beyond this many bytes they are handed back.
-_RESIDENT_LIMIT = 32 * 2**20
+#: Mapped pages count as this process's memory once touched; after random reads of this much they are handed back
+#: (measured on 60,000 x 784: 9 of 140 microseconds a query, against 190 MB).
+_RESIDENT_LIMIT = 64 * 2**20
+_FAULT_AROUND = 2**16  # bytes that Linux maps around a page that is read
 
 
 def checksum(parts: Iterable[bytes | memoryview]) -> bytes:
@@ -128,9 +130,8 @@ class SegmentVectors:
                 chosen = which == number
                 part = self._mapped[number]
                 found[chosen] = part.rows[positions[chosen] - part.first]
-        # A random read maps the pages around it too (fault-around: 64 KiB on Linux).
-        self._touched += len(positions) * (found.shape[1] * 4 + 65536)
-        if self._touched > 16 * _RESIDENT_LIMIT:
+        self._touched += len(positions) * (self.dimension * 4 + _FAULT_AROUND)
+        if self._touched > _RESIDENT_LIMIT and self.count * self.dimension * 4 > _RESIDENT_LIMIT:
             self.release()
         return found
 
