@@ -177,6 +177,13 @@ def to_picture(image: Image.Image) -> npt.NDArray[np.uint8]:
     return to_pixels(upright.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else upright)
 
 
+def reduce_picture(picture: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """A picture (h, w, c) whose longer side is at most ``side``, antialiased; itself where it is already."""
+    if max(picture.shape[:2]) <= side:
+        return picture
+    return to_pixels(_reduce(Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture), side))
+
+
 def thumbnail(image: Image.Image, lossless: bool) -> bytes:
     """The store's thumbnail of a picture: PNG where ``lossless``, else WebP of at most 128 px a side."""
     buffer = io.BytesIO()

@@ -16,9 +16,9 @@ _BLOCK = 1 << 24  # elements looked at in one go, so that a memory-mapped array 
 def value_range(values: npt.NDArray[Any]) -> tuple[float, float]:
     """Smallest and largest finite-or-infinite value of an array, NaN left out; (0, 0) where there is none."""
     low, high = np.inf, -np.inf
-    flat = values.reshape(-1) if values.flags.c_contiguous else values.ravel()
-    for start in range(0, flat.size, _BLOCK):
-        block = flat[start : start + _BLOCK]
+    step = max(1, _BLOCK * len(values) // max(1, values.size))
+    for start in range(0, len(values), step):
+        block = values[start : start + step]
         if block.dtype.kind == "f":
             block = block[~np.isnan(block)]
         if block.size:
@@ -67,8 +67,7 @@ def factor_for(values: npt.NDArray[Any]) -> float:
 def scale(values: npt.NDArray[Any], factor: float) -> npt.NDArray[np.uint8]:
     """``values * factor`` rounded to uint8; exact for 16-bit integers (65535 → 255, 257 → 1)."""
     if values.dtype == np.uint8:
-        same: npt.NDArray[np.uint8] = values
-        return same
+        return values.view(np.uint8)
     if values.dtype.kind == "b":
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind in "iu":
@@ -76,4 +75,5 @@ def scale(values: npt.NDArray[Any], factor: float) -> npt.NDArray[np.uint8]:
             return values.astype(np.uint8)
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     # Rounding half up: np.rint would round 0.5 to the even neighbour, and two equal steps would differ.
-    return np.floor(values * np.float32(factor) + np.float32(0.5)).astype(np.uint8)
+    rounded: npt.NDArray[np.uint8] = np.floor(values * np.float32(factor) + np.float32(0.5)).astype(np.uint8)
+    return rounded

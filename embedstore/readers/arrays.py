@@ -1,0 +1,264 @@
+"""NumPy arrays of pictures or of vectors: in memory, .npy (memory-mapped) and .npz."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from embedstore.errors import SourceError
+from embedstore.readers.hashing import hash_rows
+from embedstore.readers.pieces import ArrayChunk, check_text_path, label_metadata
+from embedstore.readers.scaling import factor_for, scale
+from embedstore.types import Failure, Metadata, Picture
+
+#: Names under which the pictures (or vectors) of an .npz are looked for, best first; each may carry a split's name.
+_PICTURE_KEYS = ("x", "images", "pictures", "data", "imgs", "vectors", "embeddings", "arr_0")
+_LABEL_KEYS = ("y", "labels", "label", "targets", "target")
+_SPLITS = ("train", "valid", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    prefix: str  # of the ids, with its slash, or ""
+    split: str | None
+    source: str | None  # path[:key], or None in memory
+    rows: npt.NDArray[Any]  # pictures (n, h, w, c), of any accepted dtype, or vectors (n, d)
+    columns: Mapping[str, npt.NDArray[Any]]
+    factor: float
+
+
+class ArrayReader:
+    """Rows of arrays: (n, h, w) and (n, h, w, c) or (n, c, h, w) with 1, 3 or 4 channels are pictures; (n, d) vectors.
+
+    Pictures become uint8 by one rule for the whole array, see ``scaling.factor_for``; a fourth channel is
+    transparency and is laid over white. In an .npz the arrays ``x``, ``images``, ``data``, ``vectors``,
+    ``embeddings`` or ``arr_0`` are taken, with or without ``train``/``val``/``test`` before or behind (both splits, if
+    there are two); ``y``, ``labels`` or ``targets`` become ``label``, an ``ids`` array becomes the ids, and every other
+    one-dimensional array of the same length a metadata key.
+
+    Args:
+        source: an array, or the path of an .npy or .npz.
+        key: name of the array in an .npz.
+        vectors: True takes rows as vectors whatever their shape (flattened), False as pictures, None by shape.
+        labels: one per row, as metadata ``label``.
+        classes: names of the classes, by number.
+        ids: one per row; else ``00000``, ``00001``, ..., behind the split's name or the file's stem and a slash.
+        metadata: one dict per row.
+
+    Raises:
+        SourceError: missing, empty, of a shape or of values that are neither pictures nor vectors.
+    """
+
+    def __init__(
+        self,
+        source: npt.NDArray[Any] | str | Path,
+        *,
+        key: str | None = None,
+        vectors: bool | None = None,
+        labels: Sequence[Any] | npt.NDArray[Any] | None = None,
+        classes: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        metadata: Sequence[Metadata] | None = None,
+    ) -> None:
+        self._file: Any = None
+        self.notes: list[str] = []
+        self._classes = classes
+        columns: dict[str, npt.NDArray[Any]] = {}
+        if labels is not None:
+            columns["label"] = np.asarray(labels)
+        if ids is not None:
+            columns["ids"] = np.asarray(ids, dtype=object)
+        if metadata is not None:
+            columns["metadata"] = np.fromiter(metadata, dtype=object, count=len(metadata))
+        if isinstance(source, np.ndarray):
+            self.scope, what = "array", f"array {source.shape}"
+            parts = [("", None, None, source, columns)]
+        else:
+            path = Path(source)
+            self.scope, what = check_text_path(path), f"file {path}"
+            parts = [(*head, rows, {**more, **columns}) for *head, rows, more in self._open(path, key)]  # type: ignore[misc]
+        self._parts = [_prepare(*part, what=what, vectors=vectors) for part in parts]
+        kinds = {part.rows.ndim == 2 for part in self._parts}
+        if len(kinds) > 1:
+            raise SourceError(f"{what} holds vectors and pictures: choose one with key=")
+        self.brings_vectors = kinds.pop()
+        noun = "vectors" if self.brings_vectors else "pictures"
+        self.name = f"{what} ({self.count():,} {noun})"
+
+    def count(self) -> int:
+        """Number of rows."""
+        return sum(len(part.rows) for part in self._parts)
+
+    def chunks(self, size: int) -> Iterator[ArrayChunk]:
+        """All rows in order; no chunk crosses from one split into the next."""
+        for part in self._parts:
+            for start in range(0, len(part.rows), size):
+                yield self._chunk(part, start, min(start + size, len(part.rows)))
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        self._parts = []
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _chunk(self, part: _Part, start: int, stop: int) -> ArrayChunk:
+        numbers = np.arange(start, stop)
+        rows = part.rows[start:stop]
+        ids = [f"{part.prefix}{i:05d}" for i in numbers]
+        if "ids" in part.columns:
+            ids = [str(name) for name in part.columns["ids"][start:stop]]
+        failures: list[Failure] = []
+        if not self.brings_vectors and rows.dtype.kind == "f":
+            whole = ~np.isnan(rows).any(axis=(1, 2, 3))
+            failures = [Failure(ids[i], "the picture holds NaN") for i in np.flatnonzero(~whole)]
+            numbers, rows, ids = numbers[whole], rows[whole], [ids[i] for i in np.flatnonzero(whole)]
+        metadata = self._metadata(part, numbers)
+        sources = [None if part.source is None else f"{part.source}#{i}" for i in numbers]
+        if self.brings_vectors:
+            # float32 is what is stored and searched, whatever the source has; the hash is of what is stored.
+            values = np.ascontiguousarray(rows, dtype=np.float32)
+            return ArrayChunk(ids, hash_rows(values), metadata, sources, vectors=values)
+        pictures = over_white(scale(rows, part.factor))
+        return ArrayChunk(ids, hash_rows(pictures), metadata, sources, pictures, failures=failures)
+
+    def _metadata(self, part: _Part, numbers: npt.NDArray[np.int64]) -> list[Metadata]:
+        records: list[Metadata] = [{"split": part.split} if part.split else {} for _ in numbers]
+        for name, column in part.columns.items():
+            values = column[numbers].tolist()
+            for record, value in zip(records, values, strict=True):
+                if name == "metadata":
+                    record.update(value)
+                elif name == "label":
+                    record.update(label_metadata(value, self._classes))
+                elif name != "ids" and not (isinstance(value, float) and not np.isfinite(value)):
+                    record[name] = value
+        return records
+
+    def _open(self, path: Path, key: str | None) -> list[tuple[str, str | None, str, npt.NDArray[Any], dict[str, Any]]]:
+        """(id prefix, split, source, rows, columns) of each array in a file."""
+        if not path.is_file():
+            raise SourceError(f"there is no file {path}")
+        try:
+            opened = np.load(path, mmap_mode="r", allow_pickle=False)
+            if isinstance(opened, np.ndarray):
+                return [(f"{path.stem}/", None, self.scope, opened, {})]
+            self._file = opened
+            return self._choose(path, key)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            reason = (
+                "holds Python objects, which are not read" if "pickle" in str(error).lower() else f"is damaged: {error}"
+            )
+            raise SourceError(f"{path} {reason}") from None
+        except OSError as error:
+            raise SourceError(f"{path} can't be read: {error.strerror or error}") from None
+
+    def _choose(
+        self, path: Path, key: str | None
+    ) -> list[tuple[str, str | None, str, npt.NDArray[Any], dict[str, Any]]]:
+        names = list(self._file.files)
+        if key is not None and key not in names:
+            raise SourceError(f"{path} has no array {key!r}: it has {', '.join(names) or 'none'}")
+        keys = [key] if key is not None else _picture_keys(names)
+        if not keys:
+            raise SourceError(
+                f"{path}: which array holds the pictures or vectors? name one with key=: {', '.join(names)}"
+            )
+        chosen = []
+        for name in keys:
+            rows = self._file[name]
+            split = _split_of(name)
+            prefix = f"{split}/" if split else f"{path.stem}/"
+            chosen.append((prefix, split, f"{self.scope}:{name}", rows, self._columns(names, keys, split, len(rows))))
+        return chosen
+
+    def _columns(self, names: Sequence[str], keys: Sequence[str], split: str | None, count: int) -> dict[str, Any]:
+        columns = {}
+        for name in names:
+            if name in keys or _split_of(name) != split:
+                continue
+            column = self._file[name]
+            if column.ndim == 2 and column.shape[1] == 1:
+                column = column[:, 0]  # Keras's CIFAR keeps its labels so
+            if column.ndim != 1 or len(column) != count or column.dtype.kind not in "iufbU":
+                continue
+            base = _base_of(name)
+            columns["label" if base in _LABEL_KEYS else "ids" if base in ("ids", "id") else base] = column
+        return columns
+
+
+def _split_of(name: str) -> str | None:
+    parts = name.lower().split("_")
+    return next((split for split in _SPLITS if split in (parts[0], parts[-1]) and len(parts) > 1), None)
+
+
+def _base_of(name: str) -> str:
+    split = _split_of(name)
+    return name if split is None else "_".join(part for part in name.split("_") if part.lower() != split)
+
+
+def _picture_keys(names: Sequence[str]) -> list[str]:
+    """The arrays that hold the pictures: all splits of the best name there is, or the only array."""
+    for wanted in _PICTURE_KEYS:
+        found = [name for name in names if _base_of(name).lower() == wanted]
+        if found:
+            order = {split: i for i, split in enumerate(_SPLITS)}
+            return sorted(found, key=lambda name: order.get(_split_of(name) or "", -1))
+    return list(names) if len(names) == 1 else []
+
+
+def _prepare(
+    prefix: str,
+    split: str | None,
+    source: str | None,
+    rows: npt.NDArray[Any],
+    columns: dict[str, npt.NDArray[Any]],
+    *,
+    what: str,
+    vectors: bool | None,
+) -> _Part:
+    for name, column in columns.items():
+        if len(column) != len(rows):
+            raise SourceError(f"{what} has {len(rows):,} rows, but {len(column):,} {name}s were given")
+    if rows.ndim < 2 or not rows.size:
+        raise SourceError(f"{what} has shape {rows.shape}: pictures are (n, h, w) or (n, h, w, c), vectors (n, d)")
+    if vectors or (vectors is None and rows.ndim == 2):
+        if rows.dtype.kind not in "fiu":
+            raise SourceError(f"{what} holds {rows.dtype} values: vectors are floats")
+        return _Part(prefix, split, source, rows.reshape(len(rows), -1), columns, 1.0)
+    try:
+        pictures = as_channels_last(rows)
+        return _Part(prefix, split, source, pictures, columns, factor_for(pictures))
+    except ValueError as error:
+        raise SourceError(f"{what} {error}") from None
+
+
+def as_channels_last(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(n, h, w), (n, h, w, c) or (n, c, h, w) as (n, h, w, c); last place wins where both could be channels.
+
+    Raises:
+        ValueError: no such shape.
+    """
+    if rows.ndim == 3:
+        return rows[..., None]
+    if rows.ndim == 4 and rows.shape[3] in (1, 3, 4):
+        return rows
+    if rows.ndim == 4 and rows.shape[1] in (1, 3, 4):
+        return rows.transpose(0, 2, 3, 1)
+    raise ValueError(
+        f"has shape {rows.shape}; pictures are (n, h, w), (n, h, w, c) or (n, c, h, w) with 1, 3 or 4 channels"
+    )
+
+
+def over_white(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Pictures (..., c) with their fourth channel, if any, taken as opacity over white."""
+    if pictures.shape[-1] != 4:
+        return pictures
+    colour, alpha = pictures[..., :3].astype(np.uint16), pictures[..., 3:].astype(np.uint16)
+    return cast("Picture", ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8))

@@ -1,0 +1,213 @@
+"""Python objects as sources: iterables of items, pictures, paths or records; torch and Hugging Face datasets."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedstore.errors import SourceError
+from embedstore.readers import entries
+from embedstore.readers.decode import reduce_picture
+from embedstore.readers.files import FileChunk
+from embedstore.readers.hashing import hash_file, hash_rows
+from embedstore.readers.pieces import ArrayChunk
+from embedstore.readers.spool import Spool
+from embedstore.readers.workers import DecodePool
+from embedstore.types import Chunk, Failure, Item, Loaded, Metadata, Picture, Pictures
+
+
+class ItemReader:
+    """Anything that can be iterated, or read by number.
+
+    Entries may be Items, uint8/float arrays and tensors, PIL images, paths, (picture, label) tuples, records
+    (mappings with a picture or vector column) or vectors (d,). What is iterated twice (fitting reads a sample first)
+    must yield the same both times; a one-shot iterator is spooled, see ``spool``.
+
+    Args:
+        source: the iterable or dataset.
+        scope: names the source for pruning.
+        id_prefix: put before ids that are made from positions (``00000``, ``00001``, ...).
+        classes: names of the classes by number; None asks the dataset.
+        picture_column, label_column: for records; None looks for the usual names.
+        max_side: reduce pictures to this longer side.
+        workers, time_limit, memory_limit, max_pixels: for entries that are paths; see ``workers.DecodePool``.
+
+    Raises:
+        SourceError: nothing that can be iterated, empty, or pictures and vectors mixed.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        scope: str = "items",
+        id_prefix: str = "",
+        classes: Sequence[str] | None = None,
+        picture_column: str | None = None,
+        label_column: str | None = None,
+        max_side: int | None = None,
+        **pool_options: Any,
+    ) -> None:
+        self.scope = scope
+        self.notes: list[str] = []
+        self._source = source
+        self._max_side = max_side
+        self._pool_options = {"max_side": max_side, **pool_options}
+        self._pool: DecodePool | None = None
+        self._spool: Spool | None = None
+        rules = entries.Rules(id_prefix, classes or getattr(source, "classes", None), picture_column, label_column)
+        self._hugging_face = entries.is_hugging_face(source)
+        self._rules = entries.hugging_face_rules(source, rules) if self._hugging_face else rules
+        try:
+            if not entries.is_map_style(source) and iter(source) is source:
+                self._spool = Spool(self._read())
+        except TypeError:
+            raise SourceError(f"a {type(source).__name__} can't be iterated: pass a path, an array, or items") from None
+        self._count = len(source) if hasattr(source, "__len__") else None
+        first = next((item for item in self._items() if isinstance(item, Item)), None)
+        if first is None:
+            failure = next(iter(self._items()), None)
+            reason = f"has no readable entry: {failure.reason}" if isinstance(failure, Failure) else "is empty"
+            raise SourceError(f"the {type(source).__name__} {reason}")
+        self.brings_vectors = first.vector is not None
+        what = "dataset" if self._hugging_face else type(source).__name__
+        self.name = f"{what} ({'?' if self._count is None else f'{self._count:,}'} items)"
+
+    def count(self) -> int | None:
+        """Number of entries, where the source tells or was read to its end."""
+        if self._spool is not None and self._spool.finished:
+            return self._spool.length
+        return self._count
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """All entries, ``size`` at a time."""
+        items = self._items()
+        while batch := list(itertools.islice(items, size)):
+            yield self._chunk(batch)
+
+    def close(self) -> None:
+        """End the worker processes and free what was spooled."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        if self._spool is not None:
+            self._spool.close()
+
+    def _items(self) -> Iterator[Item | Failure]:
+        return iter(self._spool) if self._spool is not None else self._read()
+
+    def _read(self) -> Iterator[Item | Failure]:
+        if self._hugging_face:
+            raw = entries.by_slice(self._source)
+        elif entries.is_map_style(self._source) and not isinstance(self._source, list | tuple):
+            raw = entries.by_number(self._source)
+        else:
+            raw = iter(self._source)
+        return (entries.to_item(entry, number, self._rules) for number, entry in enumerate(raw))
+
+    def _chunk(self, batch: Sequence[Item | Failure]) -> Chunk:
+        failures = [item for item in batch if isinstance(item, Failure)]
+        items = [item for item in batch if isinstance(item, Item)]
+        wrong = "is a picture among vectors" if self.brings_vectors else "is a vector among pictures"
+        failures += [Failure(item.id, wrong) for item in items if (item.vector is not None) != self.brings_vectors]
+        items = [item for item in items if (item.vector is not None) == self.brings_vectors]
+        if self.brings_vectors:
+            return self._vector_chunk(items, failures)
+        hashes: list[bytes | str] = [
+            hash_file(os.fspath(item.picture)) if isinstance(item.picture, Path) else b"" for item in items
+        ]
+        failures += [Failure(item.id, h) for item, h in zip(items, hashes, strict=True) if isinstance(h, str)]
+        kept = [(item, h) for item, h in zip(items, hashes, strict=True) if isinstance(h, bytes)]
+        files = [(item, h) for item, h in kept if isinstance(item.picture, Path)]
+        arrays = [item for item, _ in kept if isinstance(item.picture, np.ndarray)]
+        if not files:
+            return self._array_chunk(arrays, failures)
+        if not arrays:
+            return self._file_chunk(files, failures)
+        places = [isinstance(item.picture, Path) for item, _ in kept]
+        return _mixed(places, self._file_chunk(files, []), self._array_chunk(arrays, []), failures)
+
+    def _vector_chunk(self, items: list[Item], failures: list[Failure]) -> ArrayChunk:
+        dimension = next((len(item.vector) for item in items if item.vector is not None), 0)
+        failures += [
+            Failure(item.id, f"has a vector of {len(item.vector)} values where others have {dimension}")
+            for item in items
+            if item.vector is not None and len(item.vector) != dimension
+        ]
+        items = [item for item in items if item.vector is not None and len(item.vector) == dimension]
+        vectors = np.array([item.vector for item in items], dtype=np.float32).reshape(len(items), dimension)
+        return ArrayChunk(*_heads(items, hash_rows(vectors)), vectors=vectors, failures=failures)
+
+    def _array_chunk(self, items: list[Item], failures: list[Failure]) -> ArrayChunk:
+        originals: list[Picture] = [item.picture for item in items if isinstance(item.picture, np.ndarray)]
+        hashes = hash_rows(originals)
+        sizes = [(picture.shape[1], picture.shape[0]) for picture in originals]
+        side = self._max_side
+        pictures = originals if side is None else [reduce_picture(picture, side) for picture in originals]
+        return ArrayChunk(*_heads(items, hashes), pictures, failures=failures, sizes=sizes)
+
+    def _file_chunk(self, files: list[tuple[Item, bytes]], failures: list[Failure]) -> FileChunk:
+        if self._pool is None:
+            self._pool = DecodePool(**self._pool_options)
+        heads = _heads([item for item, _ in files], [h for _, h in files])
+        return FileChunk(*heads, failures, [str(item.picture) for item, _ in files], self._pool)
+
+
+def _heads(
+    items: Sequence[Item], hashes: Sequence[bytes]
+) -> tuple[list[str], Sequence[bytes], list[Metadata], list[str | None]]:
+    return [i.id for i in items], hashes, [i.metadata for i in items], [i.source for i in items]
+
+
+@dataclass(slots=True)
+class MixedChunk:
+    """Entries some of which are files and some arrays, in one order; ``place``: each one's part and position in it."""
+
+    ids: Sequence[str]
+    hashes: Sequence[bytes]
+    metadata: Sequence[Metadata]
+    sources: Sequence[str | None]
+    failures: Sequence[Failure]
+    parts: tuple[FileChunk, ArrayChunk]
+    place: Sequence[tuple[int, int]]
+
+    def prefetch(self, which: Sequence[int]) -> None:
+        """Start decoding the files among these positions."""
+        self.parts[0].prefetch([self.place[i][1] for i in which if self.place[i][0] == 0])
+
+    def load(self, which: Sequence[int]) -> Loaded:
+        """Both kinds, in the order of ``which``; thumbnails are left to the store."""
+        back = {self.place[i]: i for i in which}
+        found: dict[int, tuple[Picture, tuple[int, int]]] = {}
+        failures: list[Failure] = []
+        parts: list[Chunk] = list(self.parts)
+        for number, part in enumerate(parts):
+            loaded = part.load([self.place[i][1] for i in which if self.place[i][0] == number])
+            failures += loaded.failures
+            for row, position in enumerate(loaded.which):
+                picture = (loaded.pictures if loaded.pictures is not None else [])[row]
+                found[back[number, position]] = picture, loaded.sizes[row]
+        order = sorted(found)
+        pictures: Pictures = [found[i][0] for i in order]
+        return Loaded(order, pictures, None, [found[i][1] for i in order], failures)
+
+
+def _mixed(is_file: Sequence[bool], files: FileChunk, arrays: ArrayChunk, failures: list[Failure]) -> MixedChunk:
+    counters = (itertools.count(), itertools.count())
+    parts: tuple[FileChunk, ArrayChunk] = (files, arrays)
+    place = [(0, next(counters[0])) if file else (1, next(counters[1])) for file in is_file]
+    return MixedChunk(
+        [parts[p].ids[i] for p, i in place],
+        [parts[p].hashes[i] for p, i in place],
+        [parts[p].metadata[i] for p, i in place],
+        [parts[p].sources[i] for p, i in place],
+        failures,
+        parts,
+        place,
+    )

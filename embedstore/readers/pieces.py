@@ -1,0 +1,94 @@
+"""Chunks of sources that are in memory (or mapped into it) already, and what all readers have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedstore.errors import SourceError
+from embedstore.types import Failure, Loaded, Metadata, Picture, Pictures, Vectors
+
+
+@dataclass(slots=True)
+class ArrayChunk:
+    """Entries whose pictures, or vectors, are at hand as an array (n, ...) or a sequence of (h, w, c)."""
+
+    ids: Sequence[str]
+    hashes: Sequence[bytes]
+    metadata: Sequence[Metadata]
+    sources: Sequence[str | None]
+    pictures: Pictures | None = None
+    vectors: Vectors | None = None
+    failures: Sequence[Failure] = field(default_factory=list)
+    sizes: Sequence[tuple[int, int]] | None = None  # (width, height) of the originals, where pictures were reduced
+
+    def load(self, which: Sequence[int]) -> Loaded:
+        """The entries at these positions; vectors with NaN or infinity are failures."""
+        which = list(which)
+        if self.vectors is not None:
+            vectors = np.ascontiguousarray(take(self.vectors, which), dtype=np.float32)
+            finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1))
+            bad = [which[i] for i in np.flatnonzero(~finite)]
+            failures = [Failure(self.ids[i], "the vector holds NaN or infinity") for i in bad]
+            if failures:
+                which, vectors = [i for i, good in zip(which, finite, strict=True) if good], vectors[finite]
+            return Loaded(which, None, vectors, [(0, 0)] * len(which), failures)
+        if isinstance(self.pictures, np.ndarray):
+            pictures = take(self.pictures, which)
+            return Loaded(which, pictures, None, self._sizes(which, [pictures[0]] * len(which) if which else []), [])
+        chosen = [(self.pictures or [])[i] for i in which]
+        return Loaded(which, one_array(chosen), None, self._sizes(which, chosen), [])
+
+    def _sizes(self, which: Sequence[int], pictures: Sequence[Picture]) -> list[tuple[int, int]]:
+        if self.sizes is not None:
+            return [self.sizes[i] for i in which]
+        return [(picture.shape[1], picture.shape[0]) for picture in pictures]
+
+
+def take(rows: npt.NDArray[Any], which: Sequence[int]) -> npt.NDArray[Any]:
+    """Rows at ascending positions, as a slice (no copy) where they are consecutive."""
+    if len(which) and which[-1] - which[0] + 1 == len(which):
+        return rows[which[0] : which[-1] + 1]
+    return rows[np.asarray(which, dtype=np.int64)]
+
+
+def one_array(pictures: Sequence[Picture]) -> Pictures:
+    """Pictures of one size as one array (n, h, w, c), others as they are."""
+    if pictures and all(picture.shape == pictures[0].shape for picture in pictures):
+        return np.stack(pictures)
+    return pictures
+
+
+def check_text_path(path: Path) -> str:
+    """A source's absolute path as text that a database can hold.
+
+    Raises:
+        SourceError: the path isn't valid UTF-8.
+    """
+    text = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links: the user's own name is kept
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SourceError(
+            f"the path {printable(text)} is not valid UTF-8: rename it, or link to it by another name"
+        ) from None
+    return text
+
+
+def printable(name: str) -> str:
+    """A file name with its undecodable bytes as ``\\xNN``, fit for a terminal and a database."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def label_metadata(label: Any, names: Sequence[str] | None) -> Metadata:
+    """A label's metadata: the number alone, or the class's name as ``label`` and its number as ``class``."""
+    if names is None:
+        return {"label": label}
+    number = int(label)
+    return {"label": names[number] if 0 <= number < len(names) else str(number), "class": number}
