@@ -1,0 +1,159 @@
+"""``embedstore index``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embedstore.cli import output
+from embedstore.cli.options import bars, example, json_option, progress_option, store_argument
+from embedstore.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from embedstore.store import Store
+    from embedstore.types import AddReport, Reader
+
+_REMOVED_SHOWN = 5
+
+
+@click.command()
+@store_argument
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--prune", is_flag=True, help="Delete items that this source had before and has no longer.")
+@click.option(
+    "--encoder", metavar="NAME", help="Encoder of a new store: autoencoder (the default), pca, or a plugin's."
+)
+@click.option("--dimension", type=int, default=64, show_default=True, metavar="N", help="Of a new encoder's latents.")
+@click.option(
+    "--image-size",
+    type=int,
+    metavar="PX",
+    help="Side that a new encoder sees pictures at (default: 64 px, or less where the pictures are smaller).",
+)
+@click.option("--fit-minutes", type=float, metavar="M", help="Longest time for fitting a new encoder.")
+@click.option("--seed", type=int, metavar="N", help="Of everything random in a new store (default 0).")
+@click.option("--metric", metavar="NAME", help="Of a new store of vectors: l2 (the default), cosine or ip.")
+@click.option(
+    "--recall", type=float, metavar="R", help="Recall@10 that a new store's index is tuned to (default 0.99)."
+)
+@click.option(
+    "--factory", metavar="TEXT", help="FAISS factory string for a new store's index, e.g. HNSW32; default: by size."
+)
+@click.option("--vectors", is_flag=True, help="The source's arrays are vectors, not pictures.")
+@click.option("--reader", "kind", metavar="NAME", help="Read SOURCE as folder, idx, arrays, table, or a plugin's kind.")
+@click.option("--key", metavar="NAME", help="Array to read from an .npz.")
+@click.option("--split", metavar="NAME", help="Only this split of a source that has several, e.g. train.")
+@click.option("--no-labels", is_flag=True, help="Don't take the names of a folder's subfolders as labels.")
+@click.option("--id-column", metavar="NAME", help="Column with the ids, of a CSV, JSONL or Parquet file.")
+@click.option("--path-column", metavar="NAME", help="Column with the paths of the pictures.")
+@click.option("--vector-column", metavar="NAME", help="Column with the vectors.")
+@click.option("--max-side", type=int, metavar="PX", help="Reduce larger pictures to this longer side while reading.")
+@progress_option
+@json_option
+@example("embedstore index fashion.store pictures/\nembedstore index words.store words.npy --metric cosine")
+def index(
+    store: Path,
+    sources: tuple[Path, ...],
+    prune: bool,
+    encoder: str | None,
+    dimension: int,
+    image_size: int | None,
+    fit_minutes: float | None,
+    seed: int | None,
+    metric: str | None,
+    recall: float | None,
+    factory: str | None,
+    vectors: bool,
+    no_labels: bool,
+    progress: bool | None,
+    as_json: bool,
+    **columns: Any,
+) -> int:
+    """Add what is new or changed in SOURCE to STORE.
+
+    STORE is made if there is none. A SOURCE is a folder of pictures, a picture, an IDX file or folder (the MNIST
+    family), an .npy or .npz of pictures or vectors, or a CSV, JSONL or Parquet file with a column of paths or of
+    vectors. The first one decides the encoder, which is fitted to it. Interrupted, the same command goes on from where
+    it was.
+    """
+    reader_options = {name: value for name, value in columns.items() if value is not None}
+    if vectors:
+        reader_options["vectors"] = True
+    if no_labels:
+        reader_options["labels"] = False
+    opened, reader, made = _open(
+        store,
+        list(sources) if len(sources) > 1 else sources[0],
+        reader_options,
+        {"recall": recall, "factory": factory, "seed": seed},
+    )
+    with opened:
+        report = opened.index(
+            reader,
+            prune=prune,
+            encoder=encoder,
+            dimension=dimension,
+            image_size=image_size,
+            fit_minutes=fit_minutes,
+            metric=metric,
+            progress=bars(progress),
+        )
+        total = len(opened)
+    if as_json:
+        output.emit({"store": store, "created": made, "items": total, **asdict(report)})
+    else:
+        _print(report, store, total)
+    return output.SOME_FAILED if report.failures else 0
+
+
+def _open(
+    store: Path, source: Path | list[Path], reader_options: dict[str, Any], settings: dict[str, Any]
+) -> tuple[Store, Reader, bool]:
+    """The store, made where there is none, a reader of the source, and whether the store was made."""
+    import embedstore
+    from embedstore.readers.open import open_reader
+    from embedstore.truth import opening
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    new = not opening.exists(store) and (not store.exists() or (store.is_dir() and not any(store.iterdir())))
+    if new:
+        # The source first: one that isn't there, or holds nothing, leaves no empty store behind.
+        reader = open_reader(source, **reader_options)
+        try:
+            return embedstore.create(store, **given), reader, True
+        except BaseException:
+            reader.close()
+            raise
+    opened = embedstore.open(store)
+    try:
+        _check_settings(opened, given)
+        return opened, open_reader(source, **reader_options), False
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _check_settings(store: Store, given: dict[str, Any]) -> None:
+    """Raise InvalidArgument for a setting that was made with the store and differs."""
+    for name, value in given.items():
+        kept = getattr(store.config, name)
+        if kept != value:
+            raise InvalidArgument(
+                f"{store.path} was made with {name} {'by size' if kept is None else kept}, which stays: "
+                f"leave --{name} out, or make another store"
+            )
+
+
+def _print(report: AddReport, store: Path, total: int) -> None:
+    for note in report.notes:
+        output.say(f"note: {note}")
+    output.failures(report.failures)
+    if report.removed and not report.pruned:
+        shown = ", ".join(report.removed[:_REMOVED_SHOWN])
+        more = ", ..." if len(report.removed) > _REMOVED_SHOWN else ""
+        output.say(f"note: gone from the source, kept in the store (--prune deletes them): {shown}{more}")
+    steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items() if seconds >= 0.05)
+    click.echo(f"{report}; {output.printable(store)} holds {total:,} items" + (f" ({steps})" if steps else ""))

@@ -1,0 +1,38 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Whether there is a store is for the library to say: its sentence names the way out, click's doesn't.
+store_argument = click.argument("store", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+where_option = click.option("--where", metavar="FILTER", help="Only items that match, e.g. \"label = 'Bag'\".")
+k_option = click.option("-k", "k", type=int, default=10, show_default=True, metavar="N", help="Number of neighbours.")
+progress_option = click.option(
+    "--progress/--no-progress", default=None, help="Bars on stderr (default: where stderr is a terminal)."
+)
+
+
+def example(text: str) -> Callable[[F], F]:
+    """Put examples under a command's help; goes below ``@click.command``."""
+
+    def decorate(function: F) -> F:
+        lines = "\n".join(f"  {line}" for line in text.splitlines())
+        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n\b\nExample:\n{lines}"
+        return function
+
+    return decorate
+
+
+def bars(chosen: bool | None) -> bool:
+    """Whether to draw progress bars."""
+    return sys.stderr.isatty() if chosen is None else chosen

@@ -1,0 +1,180 @@
+"""``embedstore info``, ``recall``, ``verify``, ``compact``, ``backup``: what a store is, and keeping it well."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embedstore.cli import output
+from embedstore.cli.options import bars, example, json_option, k_option, progress_option, store_argument
+
+_VALUES_WIDTH = 60
+
+
+@click.command()
+@store_argument
+@json_option
+@example("embedstore info fashion.store")
+def info(store: Path, as_json: bool) -> None:
+    """Show what is in STORE.
+
+    Items, encoder, index with its measured recall, metadata keys, sizes on disk.
+    """
+    import embedstore
+
+    with embedstore.open(store, read_only=True) as opened:
+        found = opened.info()
+    if as_json:
+        output.emit(found)
+        return
+    output.pairs(
+        [
+            ("store", found["path"]),
+            ("items", found["items"]),
+            ("created", str(found["created"])[:19].replace("T", " ")),
+            ("size", _sizes(found["bytes"])),
+            *(
+                [("deleted", f"{found['deleted_not_compacted']:,} not compacted yet")]
+                if found["deleted_not_compacted"]
+                else []
+            ),
+            *(("source", f"{origin['scope']} ({origin['items']:,} items)") for origin in found["origins"]),
+        ]
+    )
+    for space in found["spaces"]:
+        click.echo()
+        output.pairs(_space(space, found["recall_target"]))
+    if found["fields"]:
+        click.echo()
+        output.table(["metadata", "values"], [[key, _values(field)] for key, field in found["fields"].items()])
+
+
+def _sizes(sizes: dict[str, int]) -> str:
+    parts = ", ".join(f"{name} {output.size(count)}" for name, count in sizes.items() if name != "total" and count)
+    return f"{output.size(sizes['total'])} ({parts})"
+
+
+def _space(space: dict[str, Any], target: float | None) -> list[tuple[str, Any]]:
+    encoder = f"{space['encoder']} {space['fingerprint'][:12]}" if space["encoder"] else "none: precomputed vectors"
+    lines = [
+        ("space", f"{space['name']}{' (the default)' if space['default'] else ''}"),
+        ("encoder", encoder),
+        ("vectors", f"{space['vectors']:,} × {space['dimension']}, {space['metric']}"),
+    ]
+    for tier in space["tiers"]:
+        text = f"{tier['factory']} over {tier['vectors']:,} vectors"
+        if tier["recall"] is not None:
+            low, high = tier["recall_interval"] or (None, None)
+            text += f", recall@10 {tier['recall']:.4f}" + (f" ({low:.4f} to {high:.4f})" if low is not None else "")
+        lines.append(("index", text))
+    if space["tiers"] and target is not None:
+        lines.append(("recall target", f"{target:g}"))
+    if space["searched_exactly"]:
+        lines.append(("searched exactly", f"{space['searched_exactly']:,} vectors"))
+    return lines
+
+
+def _values(field: dict[str, Any]) -> str:
+    counted = ", ".join(f"{value} ({count:,})" for value, count in field["values"].items())
+    return output.shorten(output.printable(counted), _VALUES_WIDTH) + (", ..." if field["more"] else "")
+
+
+@click.command()
+@store_argument
+@k_option
+@click.option("--sample", type=int, default=500, show_default=True, metavar="N", help="Number of items to ask with.")
+@click.option("--recall", "aim", type=float, metavar="R", help="Search as if this were the store's target.")
+@json_option
+@example("embedstore recall fashion.store -k 10 --sample 1000")
+def recall(store: Path, k: int, sample: int, aim: float | None, as_json: bool) -> None:
+    """Measure recall of STORE's index.
+
+    How many of the true nearest neighbours it finds, with a 95 % confidence interval.
+    """
+    import embedstore
+
+    with embedstore.open(store, read_only=True) as opened:
+        report = opened.recall(k, sample=sample, recall=aim)
+    if as_json:
+        output.emit(asdict(report))
+    else:
+        click.echo(str(report))
+
+
+@click.command()
+@store_argument
+@progress_option
+@json_option
+@example("embedstore verify fashion.store")
+def verify(store: Path, progress: bool | None, as_json: bool) -> int:
+    """Check STORE against what was committed.
+
+    Every byte and row is compared, nothing is changed. Exits with 1 on damage.
+    """
+    import embedstore
+
+    with embedstore.open(store, read_only=True) as opened:
+        report = opened.verify(progress=bars(progress))
+    if as_json:
+        output.emit({"ok": report.ok, **asdict(report)})
+    else:
+        for problem in report.problems:
+            click.echo(f"damaged: {output.printable(problem)}")
+        for problem in report.derived:
+            output.say(f"note: {problem}; searches are exact until it is rebuilt (embedstore compact)")
+        if report.leftovers:
+            output.say(f"note: {len(report.leftovers):,} files that no row names (embedstore compact removes them)")
+        click.echo(
+            f"{'whole' if report.ok else f'{len(report.problems):,} problems'}: {report.items:,} items, "
+            f"{report.batches:,} batches, {output.size(report.bytes)} compared"
+        )
+    if not report.ok:
+        output.say(f"error: {store} is damaged: restore a backup, or index the damaged items again")
+    return 0 if report.ok else output.FAILED
+
+
+@click.command()
+@store_argument
+@progress_option
+@json_option
+@example("embedstore compact fashion.store")
+def compact(store: Path, progress: bool | None, as_json: bool) -> None:
+    """Free the room of deleted items in STORE.
+
+    Leftover files are removed too, and the index is rebuilt where that is due.
+    """
+    import embedstore
+
+    with embedstore.open(store) as opened:
+        report = opened.compact(progress=bars(progress))
+    if as_json:
+        output.emit(asdict(report))
+    else:
+        click.echo(
+            f"{report.dropped:,} deleted rows dropped, {report.swept:,} leftover files swept, "
+            f"{output.size(report.freed)} freed"
+        )
+
+
+@click.command()
+@store_argument
+@click.argument("target", type=click.Path(path_type=Path))
+@progress_option
+@json_option
+@example("embedstore backup fashion.store /mnt/safe/fashion-2025-06-01.store")
+def backup(store: Path, target: Path, progress: bool | None, as_json: bool) -> None:
+    """Copy STORE to the new directory TARGET.
+
+    The copy is itself a store, of one commit. Searches go on meanwhile; a writer waits.
+    """
+    import embedstore
+
+    with embedstore.open(store) as opened:
+        count = opened.backup(target, progress=bars(progress))
+    if as_json:
+        output.emit({"path": target, "bytes": count})
+    else:
+        click.echo(f"{output.size(count)} copied to {output.printable(target)}")
