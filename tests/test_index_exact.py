@@ -59,7 +59,7 @@ def require_exact(found: tuple[Array, Array], base: Array, queries: Array, k: in
             assert (twins < row).all()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(
     base=hnp.arrays(np.float32, st.tuples(st.integers(1, 60), st.just(3)), elements=st.integers(-3, 3)),
     queries=hnp.arrays(np.float32, st.tuples(st.sampled_from([1, 3, 21, 24]), st.just(3)), elements=st.integers(-3, 3)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -214,3 +215,16 @@ def test_a_file_that_is_no_index_is_damage(tmp_path: Any) -> None:
     (tmp_path / "tier").write_bytes(b"not an index")
     with pytest.raises(StoreDamaged, match="has to be rebuilt"):
         build.read(tmp_path / "tier")
+
+
+def test_threads_with_masks_of_their_own_get_only_their_own_rows(base: Array) -> None:
+    tier = made("HNSW16,SQ8", Metric.L2, base)
+    queries = [base[i : i + 1] for i in range(200)]
+
+    def right(part: int) -> bool:
+        mask = np.arange(len(base)) % 4 == part
+        found = [tier.search(query, 10, mask=mask)[1] for query in queries]
+        return all(mask[position[position >= 0]].all() for position in found)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(right, [0, 1, 2, 3] * 4))

@@ -67,8 +67,9 @@ def distances(queries: Vectors, candidates: Vectors, metric: Metric) -> Doubles:
     """
     query = queries[:, None, :]
     if metric is Metric.L2:
-        difference: Doubles = np.subtract(candidates, query, dtype=np.float64)
-        return np.asarray(np.sqrt(np.vecdot(difference, difference)))
+        difference = np.subtract(candidates, query, dtype=np.float64)
+        squares: Doubles = np.vecdot(difference, difference)
+        return np.sqrt(squares, out=squares)
     wide, query = candidates.astype(np.float64), query.astype(np.float64)
     if metric is Metric.IP:
         return np.asarray(-np.vecdot(wide, query))
@@ -101,10 +102,10 @@ def rerank(
         if len(row) and row[0] < 0:
             row = row[row >= 0]
         distance = distances(queries, read(row)[None], metric)[0].astype(np.float32)
-        order = distance.argsort(kind="stable")[:k]
-        if len(order) == k:
-            return distance[order][None], row[order][None]
-        return _padded(distance[order][None], row[order][None], k)
+        order = distance.argsort(kind="stable")[None, :k]
+        if order.shape[1] == k:
+            return distance[order], row[order]
+        return _padded(distance[order], row[order], k)
     found = np.full(positions.shape, np.inf, dtype=np.float32)
     step = max(1, _COPY_BYTES // (8 * queries.shape[1] * max(1, positions.shape[1])))
     for start in range(0, len(queries), step):

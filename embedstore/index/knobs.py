@@ -55,6 +55,7 @@ def search_parameters(index: Any, value: int, selector: Any = None) -> Any:
         parameters = faiss.SearchParameters()
     if selector is not None:
         parameters.sel = selector
+        parameters.selector = selector  # SWIG holds a bare pointer: this reference keeps the object alive
     index = faiss.downcast_index(index)
     depth = 0
     while isinstance(index, faiss.IndexPreTransform):
@@ -62,6 +63,6 @@ def search_parameters(index: Any, value: int, selector: Any = None) -> Any:
     for _ in range(depth):
         outer = faiss.SearchParametersPreTransform()
         outer.index_params = parameters
-        outer.inner = parameters  # SWIG holds a bare pointer: this reference keeps the object alive
+        outer.inner = parameters  # again a bare pointer
         parameters = outer
     return parameters

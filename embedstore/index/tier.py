@@ -86,12 +86,14 @@ class Tier:
         value, width = setting
         if depth_factor is not None:
             width = min(self.count, int(np.ceil(k * depth_factor)))
+        restriction = None  # a local reference: another thread may replace the prepared mask during this search
         if mask is None:
             parameters = self._parameters.get(value)
             if parameters is None:
                 parameters = self._parameters[value] = knobs.search_parameters(self.index, value)
         else:
-            value, parameters = self._restricted(value, mask)
+            restriction = self._prepare(mask)
+            value, parameters = self._restricted(value, restriction)
         count = len(queries)
         values = np.empty((count, width), dtype=np.float32)
         labels = np.empty((count, width), dtype=np.int64)
@@ -117,8 +119,7 @@ class Tier:
             value = -(-value * k // self.tuned.k)
         return min(value, knobs.limit(self.index)), width
 
-    def _restricted(self, value: int, mask: npt.NDArray[Any]) -> tuple[int, Any]:
-        restriction = self._prepare(mask)
+    def _restricted(self, value: int, restriction: _Restriction) -> tuple[int, Any]:
         if restriction.share < 1:  # look at as many *selected* rows as the tuned value looks at rows
             value = min(int(value / max(restriction.share, 1e-3)), knobs.limit(self.index))
         parameters = restriction.parameters.get(value)
