@@ -34,6 +34,7 @@ WARM_UP = 50  # steps
 ANNEALING = 0.6  # the learning rate falls to zero over this last share of the fit
 VALIDATIONS = 20  # per fit
 PATIENCE = 4  # validations without improvement before the fit stops
+TRIAL = 0.3  # but not in this first share of the schedule: the contrastive term costs some reconstruction at first
 SAVE_SECONDS = 30.0
 LEARNING_RATE_MUON = 0.02
 LEARNING_RATE_ADAM = 2e-3
@@ -173,7 +174,7 @@ def fit(
                 state.step += 1
                 if state.step % every == 0 or state.step == steps:
                     state.record(validate(average, pictures, validation, place))
-                    if state.stale >= PATIENCE:
+                    if state.stale >= PATIENCE and state.step >= TRIAL * steps:
                         stopped = "converged"
                         break
                 bar.advance(1, f"error {error:.4f}")

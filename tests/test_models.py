@@ -1,0 +1,379 @@
+"""The autoencoder, its objective, its training and its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedstore.errors import InvalidArgument, ModelInvalid
+from embedstore.models import checkpoint, resume, training, weights
+from embedstore.models.augment import augment
+from embedstore.models.autoencoder import Autoencoder, AutoencoderConfig, channels_last, fold_norms
+from embedstore.models.objective import Objective, contrast
+from embedstore.models.optimizer import orthogonalize
+from embedstore.models.principal import principal_components, sample_rows
+
+SMALL = AutoencoderConfig((16, 12), 1, dimension=6, stem=4, width=8, decoder_blocks=1)
+
+
+def blobs(count: int, height: int = 16, width: int = 12, channels: int = 1, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Pictures of one bright blob each: few degrees of freedom, none of them linear."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    cy, cx = rng.uniform(0, height, (count, 1, 1)), rng.uniform(0, width, (count, 1, 1))
+    size = rng.uniform(1.5, 4, (count, 1, 1))
+    grey = 255 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * size**2))
+    return np.repeat(grey[..., None], channels, axis=-1).astype(np.uint8)
+
+
+def random_model(config: AutoencoderConfig, seed: int = 0) -> Autoencoder:
+    """A model all of whose weights and statistics differ from their defaults."""
+    torch.manual_seed(seed)
+    model = Autoencoder(config).eval()
+    for name, tensor in model.state_dict().items():
+        if "running" in name:
+            tensor.uniform_(0.5, 2.0)
+    return model
+
+
+# --- the model ---------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(8, 70), st.integers(8, 70), st.sampled_from([1, 3]), st.integers(1, 9))
+def test_pictures_of_any_size_come_back_in_their_size(height: int, width: int, channels: int, dimension: int) -> None:
+    config = AutoencoderConfig((height, width), channels, dimension, stem=2, width=4, decoder_blocks=1)
+    model = random_model(config)
+    with torch.inference_mode():
+        latents = model.encode(torch.rand(2, channels, height, width))
+        assert latents.shape == (2, dimension)
+        assert model.decode(latents).shape == (2, channels, height, width)
+
+
+@pytest.mark.parametrize("size", [(256, 256), (300, 20), (8, 8)])
+def test_the_grid_of_the_body_has_at_most_eight_positions_on_a_side(size: tuple[int, int]) -> None:
+    config = AutoencoderConfig(size, 1)
+    assert max(config.grid) <= 8
+    for side, positions in zip(size, config.grid, strict=True):
+        assert 0 <= (positions << config.halvings) - side < 1 << config.halvings
+
+
+def test_folding_the_norms_keeps_the_function() -> None:
+    model = random_model(SMALL)
+    pictures = torch.rand(5, 1, 16, 12)
+    with torch.inference_mode():
+        expected = model(pictures)
+        folded = channels_last(fold_norms(model))
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+        torch.testing.assert_close(folded(pictures), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_config_survives_json() -> None:
+    assert AutoencoderConfig.from_json(json.loads(json.dumps(SMALL.to_json()))) == SMALL
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["image_size", "channels", "dimension", "stem", "width", "encoder_blocks", "decoder_blocks"]),
+    st.sampled_from([None, -1, 10**9, 2.5, True, "64", [1], [28], [28, 10**6], [28, None], {}, float("nan")]),
+)
+def test_a_config_out_of_bounds_is_refused(key: str, value: object) -> None:
+    with pytest.raises(ModelInvalid):
+        AutoencoderConfig.from_json({**SMALL.to_json(), key: value})
+
+
+# --- its parts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40), (24, 24)])
+def test_an_orthogonalized_matrix_has_singular_values_near_one_and_keeps_its_directions(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    result = orthogonalize(matrix)
+    singular = torch.linalg.svdvals(result)
+    assert singular.min() > 0.3
+    assert singular.max() < 1.3
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    rotated = u.T @ result @ v.T
+    assert (rotated - torch.diag(rotated.diag())).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("count", "size"), [(50, 12), (12, 50), (2200, 2100)])
+def test_principal_components_are_those_of_a_singular_value_decomposition(count: int, size: int) -> None:
+    rng = np.random.default_rng(1)
+    rows = (rng.standard_normal((count, 10)) * 2.0 ** -np.arange(10)) @ rng.standard_normal((10, size))
+    centred = (rows - rows.mean(axis=0)).astype(np.float32)
+    components, variances = principal_components(centred, 5)
+    # The oracle works on the ten coordinates that the rows were made from.
+    q, r = np.linalg.qr(centred.T @ rng.standard_normal((count, 10)))
+    _, singular, directions = np.linalg.svd(centred @ q, full_matrices=False)
+    np.testing.assert_allclose(variances, singular[:5] ** 2 / count, rtol=1e-3)
+    np.testing.assert_allclose(np.abs(components @ (directions @ q.T)[:5].T), np.eye(5), atol=2e-2)
+    np.testing.assert_allclose(components @ components.T, np.eye(5), atol=1e-5)
+    assert (np.take_along_axis(components, np.abs(components).argmax(1)[:, None], 1) > 0).all()
+
+
+def test_components_of_too_few_pictures_are_completed_to_an_orthonormal_set() -> None:
+    centred = np.zeros((4, 30), dtype=np.float32)
+    centred[0, 3], centred[1, 3] = 1, -1
+    components, variances = principal_components(centred, 4)
+    np.testing.assert_allclose(components @ components.T, np.eye(4), atol=1e-6)
+    np.testing.assert_allclose(variances, [0.5, 0, 0, 0], atol=1e-6)
+
+
+def test_a_sample_of_rows_is_bounded_in_number_and_memory() -> None:
+    assert sample_rows(10, 784, 0).tolist() == list(range(10))
+    assert len(sample_rows(10**6, 784, 0)) == 20_000
+    rows = sample_rows(10**6, 12288, 0)
+    assert len(rows) * 12288 <= 1 << 26
+    assert (np.diff(rows) > 0).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_views_differ_from_the_picture_stay_in_range_and_repeat_with_their_seed(channels: int) -> None:
+    pictures = torch.from_numpy(blobs(16, channels=channels)).permute(0, 3, 1, 2).float() / 255
+    before = pictures.clone()
+    views = augment(pictures, torch.Generator().manual_seed(3))
+    assert torch.equal(pictures, before)
+    assert views.shape == pictures.shape
+    assert views.min() >= 0
+    assert views.max() <= 1
+    assert ((views - pictures).flatten(1).abs().max(dim=1).values > 0.05).all()
+    assert torch.equal(views, augment(pictures, torch.Generator().manual_seed(3)))
+    assert not torch.equal(views, augment(pictures, torch.Generator().manual_seed(4)))
+
+
+def test_the_contrastive_term_is_low_for_matching_pairs_and_high_for_shuffled_ones() -> None:
+    a = torch.eye(8)
+    assert contrast(a, a, 0.1) < 0.01
+    assert contrast(a, a.roll(1, 0), 0.1) > 5
+    torch.testing.assert_close(contrast(a, torch.ones(8, 8), 0.1), torch.tensor(8.0).log())
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def test_a_fit_starts_at_the_error_of_pca() -> None:
+    pictures = blobs(200)
+    model = training.new_model(SMALL, pictures, np.arange(200), seed=0).eval()
+    flat = pictures.reshape(200, -1) / 255.0
+    centred = flat - flat.mean(axis=0)
+    singular = np.linalg.svd(centred, compute_uv=False)
+    error = training.validate(model, pictures, np.arange(200), torch.device("cpu"))
+    assert error == pytest.approx((singular[6:] ** 2).sum() / flat.size, rel=1e-3)
+
+
+def test_a_fit_becomes_better_than_pca_and_says_what_it_did() -> None:
+    pictures = blobs(200)
+    start = training.new_model(SMALL, pictures, np.arange(200), seed=0).eval()
+    pca = training.validate(start, pictures, np.arange(200), torch.device("cpu"))
+    model, report = training.fit(pictures, SMALL, steps=150, progress=False, objective=Objective(contrast=0))
+    assert training.validate(model, pictures, np.arange(200), torch.device("cpu")) < 0.8 * pca
+    assert report.steps == 150
+    assert report.stopped == "schedule done"
+    assert report.pictures == 190
+    assert report.validation_error == min(error for _, error in report.history)
+    assert not model.training
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    pictures = blobs(60)
+    first, second, other = (
+        checkpoint.to_arrays(training.fit(pictures, SMALL, seed=seed, steps=6, progress=False)[0]) for seed in (1, 1, 2)
+    )
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, state = blobs(60), tmp_path / "fit.state"
+    whole, uninterrupted = training.fit(pictures, SMALL, steps=12, progress=False)
+    step, calls = training._step, 0
+
+    def interrupted(*arguments: object) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(pictures, SMALL, steps=12, progress=False, checkpoint=state)
+    assert state.exists()
+    resumed, report = training.fit(pictures, SMALL, steps=12, progress=False, checkpoint=state)
+    assert report.resumed
+    assert report.history == uninterrupted.history
+    assert calls == uninterrupted.steps + 1  # the interrupted one is done again, none other
+    assert not state.exists()
+    expected, found = checkpoint.to_arrays(whole), checkpoint.to_arrays(resumed)
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("damage", ["other pictures", "torn", "absent"])
+def test_a_state_that_does_not_fit_is_left_aside(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "fit.state"
+    model = random_model(SMALL)
+    state = resume.State(model, random_model(SMALL, 1), training._optimizers(model), step=5)
+    identity = resume.identity(blobs(60), SMALL, Objective(), 0, 12)
+    if damage != "absent":
+        resume.save(path, identity, state)
+    if damage == "torn":
+        path.write_bytes(path.read_bytes()[:-100])
+    if damage == "other pictures":
+        identity = resume.identity(blobs(60, seed=1), SMALL, Objective(), 0, 12)
+    fresh = resume.State(model, random_model(SMALL, 1), training._optimizers(model))
+    assert not resume.load(path, identity, fresh)
+    assert fresh.step == 0
+
+
+def test_a_time_limit_ends_the_fit_with_its_schedule_at_zero() -> None:
+    _, report = training.fit(blobs(400), SMALL, minutes=0.01, steps=100_000, progress=False)
+    assert report.stopped == "time"
+    assert 0 < report.steps < 100_000
+    assert report.history
+
+
+def test_a_fit_that_no_longer_improves_stops_by_itself() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 16, 12, 1), dtype=np.uint8)
+    _, report = training.fit(noise, SMALL, steps=200, progress=False)
+    assert report.stopped == "converged"
+    assert report.steps < 200
+
+
+@pytest.mark.parametrize("count", [2, 3, 19, 20])
+def test_a_handful_of_pictures_can_be_fitted(count: int) -> None:
+    model, report = training.fit(blobs(count), SMALL, steps=3, progress=False)
+    assert np.isfinite(report.validation_error)
+    assert all(np.isfinite(array).all() for array in checkpoint.to_arrays(model).values())
+
+
+def test_a_plain_autoencoder_is_fitted_without_views() -> None:
+    _, report = training.fit(blobs(40), SMALL, steps=3, progress=False, objective=Objective(contrast=0))
+    assert report.steps == 3
+
+
+def test_steps_are_planned_for_minutes_whatever_the_source() -> None:
+    fashion = training.planned_steps(AutoencoderConfig((28, 28), 1), 57_000, 256)
+    assert fashion == training.STEPS
+    assert training.planned_steps(AutoencoderConfig((28, 28), 1), 10**6, 256) == fashion
+    assert training.planned_steps(AutoencoderConfig((28, 28), 1), 100, 100) == training.MIN_STEPS
+    assert training.planned_steps(AutoencoderConfig((64, 64), 3), 10**5, 256) < fashion
+
+
+@pytest.mark.parametrize(
+    ("pictures", "options"),
+    [
+        (blobs(1), {}),
+        (blobs(5, 8, 8), {}),
+        (blobs(5).astype(np.float32), {}),
+        (blobs(5), {"minutes": 0}),
+        (blobs(5), {"minutes": float("nan")}),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(pictures: npt.NDArray[np.uint8], options: dict[str, float]) -> None:
+    with pytest.raises(InvalidArgument):
+        training.fit(pictures, SMALL, progress=False, minutes=options.get("minutes"))
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_model_comes_back_bit_for_bit_under_its_fingerprint(tmp_path: Path) -> None:
+    model = random_model(SMALL)
+    name = checkpoint.save(model, SMALL, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.json", f"{name}.safetensors"]
+    loaded, config = checkpoint.load(tmp_path, name)
+    assert config == SMALL
+    before, after = checkpoint.to_arrays(model), checkpoint.to_arrays(loaded)
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+    assert checkpoint.save(model, SMALL, tmp_path) == name
+    assert checkpoint.save(random_model(SMALL, 1), SMALL, tmp_path) != name
+    assert checkpoint.save(model, SMALL, tmp_path, preprocessing=2) != name
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_altered_byte_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    directory = tmp_path_factory.mktemp("models")
+    name = checkpoint.save(random_model(SMALL), SMALL, directory)
+    path = directory / f"{name}.{data.draw(st.sampled_from(['safetensors', 'json']))}"
+    content = bytearray(path.read_bytes())
+    # Half of the bytes drawn lie in the header, where an error is more interesting than in the weights.
+    place = data.draw(st.integers(0, len(content) - 1) | st.integers(0, min(len(content), 3000) - 1))
+    value = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[place]))
+    content[place] = value
+    path.write_bytes(content)
+    try:
+        _, config = checkpoint.load(directory, name)
+    except ModelInvalid:
+        return
+    # Another blank between two tokens is the same JSON: the only change that goes through changes nothing.
+    assert config == SMALL
+
+
+@pytest.mark.parametrize("part", ["safetensors", "json"])
+@pytest.mark.parametrize("how", ["missing", "empty", "truncated", "longer", "noise", "huge header"])
+def test_a_damaged_file_is_refused(tmp_path: Path, part: str, how: str) -> None:
+    name = checkpoint.save(random_model(SMALL), SMALL, tmp_path)
+    path = tmp_path / f"{name}.{part}"
+    content = path.read_bytes()
+    path.unlink()
+    damaged = {
+        "empty": b"",
+        "truncated": content[: len(content) // 2],
+        "longer": content + b"x",
+        "noise": os.urandom(len(content)),
+        "huge header": struct.pack("<Q", 1 << 62) + content[8:],
+    }
+    if how != "missing":
+        path.write_bytes(damaged[how])
+    with pytest.raises(ModelInvalid, match=name[:12]):
+        checkpoint.load(tmp_path, name)
+
+
+def test_a_config_of_a_giant_model_is_refused_before_anything_is_allocated(tmp_path: Path) -> None:
+    name = checkpoint.save(random_model(SMALL), SMALL, tmp_path)
+    path = tmp_path / f"{name}.json"
+    config = json.loads(path.read_text())
+    config["model"] |= {"image_size": [1024, 1024], "width": 1024, "dimension": 4096}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelInvalid, match="bytes of weights"):
+        checkpoint.load(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"])
+def test_a_name_that_is_no_fingerprint_never_becomes_a_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelInvalid, match="fingerprint"):
+        checkpoint.load(tmp_path, name)
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    model = random_model(SMALL)
+    with torch.no_grad():
+        model.decoder.head.bias[0] = float("nan")
+    name = checkpoint.save(model, SMALL, tmp_path)
+    with pytest.raises(ModelInvalid, match="NaN"):
+        checkpoint.load(tmp_path, name)
+
+
+def test_a_fingerprint_hangs_on_names_shapes_values_and_config_and_not_on_their_order() -> None:
+    a, b = np.arange(6, dtype=np.float32), np.ones(2, dtype=np.float32)
+    base = weights.fingerprint({"a": a, "b": b}, {"x": 1, "y": 2})
+    assert base == weights.fingerprint({"b": b, "a": a}, {"y": 2, "x": 1})
+    others = [
+        weights.fingerprint({"a": a, "c": b}, {"x": 1, "y": 2}),
+        weights.fingerprint({"a": a.reshape(2, 3), "b": b}, {"x": 1, "y": 2}),
+        weights.fingerprint({"a": a + 1, "b": b}, {"x": 1, "y": 2}),
+        weights.fingerprint({"a": a, "b": b}, {"x": 1, "y": 3}),
+    ]
+    assert len({base, *others}) == 5
