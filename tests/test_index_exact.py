@@ -156,6 +156,26 @@ def test_rerank_orders_candidates_by_exact_distance_and_drops_missing_ones(metri
         np.testing.assert_allclose(distance[i, :7], true[position[i, :7]].astype(np.float64), rtol=1e-6)
 
 
+@pytest.mark.parametrize("metric", Metric)
+@pytest.mark.parametrize("dimension", [12, 16, 33, 128])
+def test_rerank_in_single_precision_is_near_the_truth_and_the_same_alone_and_in_a_batch(
+    metric: Metric, dimension: int
+) -> None:
+    rng = np.random.default_rng(7)
+    base = (100 + rng.standard_normal((300, dimension))).astype(np.float32)
+    queries = (100 + rng.standard_normal((9, dimension))).astype(np.float32)
+    candidates = np.stack([rng.permutation(300)[:13] for _ in queries])
+    candidates[2, 3] = -1
+    distance, position = exact.rerank(queries, candidates, 12, metric, lambda at: base[at], single_precision=True)
+    for i, query in enumerate(queries):
+        true = brute_force(base, query, metric)[position[i]].astype(np.float64)
+        np.testing.assert_allclose(distance[i], true, rtol=2e-6)
+        row = candidates[i : i + 1]
+        alone = exact.rerank(query[None], row, 12, metric, lambda at: base[at], single_precision=True)
+        np.testing.assert_array_equal(distance[i : i + 1], alone[0])
+        np.testing.assert_array_equal(position[i : i + 1], alone[1])
+
+
 def test_rerank_without_any_candidate_answers_nothing() -> None:
     for count in (1, 3):
         queries, none = np.ones((count, 2), dtype=np.float32), np.full((count, 4), -1)
