@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,6 @@ class ArrayReader:
         ids: Sequence[str] | None = None,
         metadata: Sequence[Metadata] | None = None,
     ) -> None:
-        self._file: Any = None
         self.notes: list[str] = []
         self._classes = classes
         columns: dict[str, npt.NDArray[Any]] = {}
@@ -102,11 +102,8 @@ class ArrayReader:
                 yield self._chunk(part, start, min(start + size, len(part.rows)))
 
     def close(self) -> None:
-        """Close the file, if there is one."""
+        """Free the arrays and the file they are mapped from."""
         self._parts = []
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
     def _chunk(self, part: _Part, start: int, stop: int) -> ArrayChunk:
         numbers = np.arange(start, stop)
@@ -146,23 +143,24 @@ class ArrayReader:
         if not path.is_file():
             raise SourceError(f"there is no file {path}")
         try:
-            opened = np.load(path, mmap_mode="r", allow_pickle=False)
-            if isinstance(opened, np.ndarray):
-                return [(f"{path.stem}/", None, self.scope, opened, {})]
-            self._file = opened
-            return self._choose(path, key)
+            with path.open("rb") as file:
+                if file.read(2) != b"PK":
+                    rows = np.load(path, mmap_mode="r", allow_pickle=False)
+                    return [(f"{path.stem}/", None, self.scope, rows, {})]
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as archive:
+                    return self._choose(path, archive, key)
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            reason = (
-                "holds Python objects, which are not read" if "pickle" in str(error).lower() else f"is damaged: {error}"
-            )
+            objects = re.search("pickle|Python objects", str(error))
+            reason = "holds Python objects, which are not read" if objects else f"is damaged: {error}"
             raise SourceError(f"{path} {reason}") from None
         except OSError as error:
             raise SourceError(f"{path} can't be read: {error.strerror or error}") from None
 
     def _choose(
-        self, path: Path, key: str | None
+        self, path: Path, archive: Any, key: str | None
     ) -> list[tuple[str, str | None, str, npt.NDArray[Any], dict[str, Any]]]:
-        names = list(self._file.files)
+        names = list(archive.files)
         if key is not None and key not in names:
             raise SourceError(f"{path} has no array {key!r}: it has {', '.join(names) or 'none'}")
         keys = [key] if key is not None else _picture_keys(names)
@@ -172,25 +170,34 @@ class ArrayReader:
             )
         chosen = []
         for name in keys:
-            rows = self._file[name]
+            rows = archive[name]
             split = _split_of(name)
             prefix = f"{split}/" if split else f"{path.stem}/"
-            chosen.append((prefix, split, f"{self.scope}:{name}", rows, self._columns(names, keys, split, len(rows))))
+            columns = _columns(archive, keys, split, len(rows), self.notes)
+            chosen.append((prefix, split, f"{self.scope}:{name}", rows, columns))
         return chosen
 
-    def _columns(self, names: Sequence[str], keys: Sequence[str], split: str | None, count: int) -> dict[str, Any]:
-        columns = {}
-        for name in names:
-            if name in keys or _split_of(name) != split:
-                continue
-            column = self._file[name]
-            if column.ndim == 2 and column.shape[1] == 1:
-                column = column[:, 0]  # Keras's CIFAR keeps its labels so
-            if column.ndim != 1 or len(column) != count or column.dtype.kind not in "iufbU":
-                continue
-            base = _base_of(name)
-            columns["label" if base in _LABEL_KEYS else "ids" if base in ("ids", "id") else base] = column
-        return columns
+
+def _columns(
+    archive: Any, keys: Sequence[str], split: str | None, count: int, notes: list[str]
+) -> dict[str, npt.NDArray[Any]]:
+    """The other arrays of a split that have a value for each row."""
+    columns = {}
+    for name in archive.files:
+        if name in keys or _split_of(name) != split:
+            continue
+        try:
+            column = archive[name]
+        except ValueError:
+            notes.append(f"array {name!r} was left out: it holds Python objects, which are not read")
+            continue
+        if column.ndim == 2 and column.shape[1] == 1:
+            column = column[:, 0]  # Keras's CIFAR keeps its labels so
+        if column.ndim != 1 or len(column) != count or column.dtype.kind not in "iufbU":
+            continue
+        base = _base_of(name)
+        columns["label" if base in _LABEL_KEYS else "ids" if base in ("ids", "id") else base] = column
+    return columns
 
 
 def _split_of(name: str) -> str | None:

@@ -165,7 +165,7 @@ def _json_object(metadata: Metadata) -> Metadata:
         UnreadableItem: it holds something else.
     """
     try:
-        text = json.dumps(metadata, default=_plain_or_fail, allow_nan=False)
+        text = json.dumps(metadata, default=_plain_or_fail, allow_nan=False, ensure_ascii=False)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise UnreadableItem(f"has metadata that JSON can't hold: {error}") from None

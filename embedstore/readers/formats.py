@@ -16,7 +16,8 @@ def _words(text: str) -> frozenset[str]:
 
 
 #: Tried on every file by its first bytes, whatever its name says: a PNG called ``.jpg`` is read.
-FORMATS = tuple("PNG JPEG MPO WEBP GIF BMP DIB TIFF PPM JPEG2000 AVIF ICO QOI SGI PCX".split())  # noqa: SIM905
+#: JPEG covers MPO, the multi-picture files of phones and stereo cameras.
+FORMATS = tuple("PNG JPEG WEBP GIF BMP DIB TIFF PPM JPEG2000 AVIF ICO QOI SGI PCX".split())  # noqa: SIM905
 
 #: TGA has no magic number, so it is tried only where the name claims it.
 BY_NAME_ONLY = {".tga": "TGA", ".icb": "TGA", ".vda": "TGA", ".vst": "TGA"}

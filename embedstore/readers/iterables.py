@@ -74,6 +74,7 @@ class ItemReader:
         if first is None:
             failure = next(iter(self._items()), None)
             reason = f"has no readable entry: {failure.reason}" if isinstance(failure, Failure) else "is empty"
+            self.close()
             raise SourceError(f"the {type(source).__name__} {reason}")
         self.brings_vectors = first.vector is not None
         what = "dataset" if self._hugging_face else type(source).__name__

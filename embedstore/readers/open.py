@@ -49,6 +49,8 @@ def open_reader(source: Any, *, kind: str | None = None, **options: Any) -> Read
         return _make("items", [source], options)
     if hasattr(source, "detach") and hasattr(source, "cpu"):  # a torch tensor, without importing torch
         source = source.detach().cpu().numpy()
+        if source.ndim == 4 and source.shape[1] in (1, 3, 4):  # torch has its channels in front
+            source = source.transpose(0, 2, 3, 1)
     if isinstance(source, np.ndarray):
         return _make("arrays", source, options)
     if hasattr(source, "getbands") and hasattr(source, "convert"):

@@ -81,7 +81,7 @@ class TableReader:
                 raise SourceError(f"{path} has no readable row: {first.id} {first.reason}")
             raise SourceError(
                 f"{path} has no column of picture paths ({', '.join(PATH_COLUMNS[:4])}) or of vectors "
-                f"({', '.join(VECTOR_COLUMNS)}): name one with path_column= or vector_column=; it has {', '.join(columns)}"
+                f"({', '.join(VECTOR_COLUMNS)}): name path_column= or vector_column=; it has {', '.join(columns)}"
             )
         self.brings_vectors = paths is None
         self._vectors = found.array
