@@ -99,7 +99,7 @@ def rows_where(connection: Connection, where: ColumnElement[bool] | None) -> npt
 
 def rows_of_origin(connection: Connection, origin: int) -> dict[str, int]:
     """Id -> row of the live items that came from one source."""
-    return dict(connection.execute(select(items.c.id, items.c.row).where(items.c.origin == origin)).tuples().all())
+    return dict(connection.execute(select(items.c.id, items.c.row).where(items.c.origin == origin)).all())
 
 
 def ids_of(connection: Connection, where: ColumnElement[bool] | None = None) -> list[str]:
@@ -111,7 +111,7 @@ def ids_of(connection: Connection, where: ColumnElement[bool] | None = None) -> 
 def row_ids(connection: Connection, after: int = 0) -> list[tuple[int, str]]:
     """(row, id) of live items with a row above ``after``, by row."""
     query = select(items.c.row, items.c.id).where(items.c.row > after).order_by(items.c.row)
-    return list(connection.execute(query).tuples())
+    return list(connection.execute(query))
 
 
 def similar_ids(connection: Connection, name: str, limit: int = 3) -> list[str]:
@@ -140,7 +140,7 @@ def records(connection: Connection, rows: npt.NDArray[np.int64]) -> list[tuple[i
     """(row, id, metadata text, source) of these rows, by row; rows deleted since are absent."""
     c = items.c
     query = select(c.row, c.id, c.metadata, c.source).where(c.row.in_(_listed(rows.tolist()))).order_by(c.row)
-    return list(connection.execute(query).tuples())
+    return list(connection.execute(query))
 
 
 def pictured(connection: Connection, rows: Iterable[int]) -> dict[int, Pictured]:
@@ -172,14 +172,14 @@ def summary(connection: Connection, key: str, limit: int) -> list[tuple[Any, int
     counted = func.count()
     query = select(pairs.c.value, counted).select_from(items, pairs).where(pairs.c.key == key)
     query = query.group_by(pairs.c.value).order_by(counted.desc(), pairs.c.value).limit(limit)
-    return list(connection.execute(query).tuples())
+    return list(connection.execute(query))
 
 
 def origins_with_counts(connection: Connection) -> list[tuple[str, int]]:
     """Every source's scope, with the number of live items that came from it."""
     counted = func.count(items.c.row)
     query = select(origins.c.scope, counted).join(items, items.c.origin == origins.c.id).group_by(origins.c.id)
-    return list(connection.execute(query.order_by(origins.c.id)).tuples())
+    return list(connection.execute(query.order_by(origins.c.id)))
 
 
 def move_thumbs(connection: Connection, moved: Sequence[tuple[int, int, int]]) -> None:
@@ -196,7 +196,7 @@ def thumb_places(connection: Connection) -> list[tuple[int, int, int, int]]:
     """(row, segment, start, length) of every thumbnail of a live item, in the order of their places."""
     c = items.c
     query = select(c.row, c.thumb_segment, c.thumb_start, c.thumb_length).where(c.thumb_segment.is_not(None))
-    return list(connection.execute(query.order_by(c.thumb_segment, c.thumb_start)).tuples())
+    return list(connection.execute(query.order_by(c.thumb_segment, c.thumb_start)))
 
 
 def orphans(connection: Connection) -> tuple[int, int]:

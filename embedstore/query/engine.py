@@ -81,7 +81,7 @@ class Engine:
             recall: to aim at, where another than the tiers were tuned to.
         """
         mask = view.live if allowed is None else (allowed if view.live is None else allowed & view.live)
-        candidates = view.alive if allowed is None else int(np.count_nonzero(mask))
+        candidates = view.alive if allowed is None or mask is None else int(np.count_nonzero(mask))
         wanted = min(k, candidates)
         if not wanted:
             shape = (len(queries), k)
