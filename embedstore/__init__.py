@@ -17,7 +17,7 @@ from embedstore.errors import EmbedstoreError
 from embedstore.types import AddReport, Failure, Hit, Item, Latent, Metric
 
 if TYPE_CHECKING:
-    from embedstore.store import Store, create, open  # noqa: A004 - the public name, as in gzip.open
+    from embedstore.store import Store, create, open
 
 __all__ = [
     "AddReport",

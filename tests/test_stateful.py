@@ -20,6 +20,7 @@ from embedstore.truth import opening
 from .oracle import Oracle
 
 D = 3
+MEMORY = "/dev/shm"  # noqa: S108 - thousands of commits: syncing them to a disk is for the kill test
 names = st.sampled_from([f"item {i}" for i in range(12)])
 # A coarse grid makes ties and duplicates common; 1e4 makes float32 cancellation visible.
 numbers = st.sampled_from([-2.0, -1.0, 1.0, 2.0, 0.5, 1e4, 1e4 + 1.0])
@@ -30,7 +31,7 @@ metadata = st.fixed_dictionaries({"colour": st.sampled_from(["red", "green"])}, 
 class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY if Path(MEMORY).is_dir() else None))
         self.path = self.folder / "test.store"
         self.oracle = Oracle()
 
@@ -79,7 +80,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(name=names, data=metadata, vector=st.none() | vectors)
     def update(self, name: str, data: dict, vector: np.ndarray | None) -> None:
         if name not in self.oracle.items:
-            with pytest.raises(embedstore.EmbedstoreError, match="no item has the id|is empty"):
+            with pytest.raises(embedstore.EmbedstoreError, match=r"no item has the id|is empty"):
                 self.store.update(name, metadata=data, vector=vector)
             return
         self.store.update(name, metadata=data, vector=vector)
