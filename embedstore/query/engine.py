@@ -19,6 +19,7 @@ from embedstore.metadata.catalog import TierRecord
 from embedstore.truth import tiers
 from embedstore.truth.snapshot import SpaceView
 from embedstore.types import Metric, Vectors
+from embedstore.vectors.segments import SegmentVectors
 
 if TYPE_CHECKING:
     from embedstore.index.tier import Tier
@@ -58,7 +59,7 @@ class Engine:
         self._lock = threading.Lock()
         self._tiers: dict[str, Tier | None] = {}
         self._scanned: dict[str, float] = {}
-        self._norms: dict[int, list[npt.NDArray[np.float32]]] = {}
+        self._norms: tuple[SegmentVectors, list[npt.NDArray[np.float32]]] | None = None
 
     def search(
         self,
@@ -188,15 +189,13 @@ class Engine:
         return exact.search(blocks, queries, k, view.space.metric, mask=mask, norms=self._norms_of(view, blocks))
 
     def _norms_of(self, view: SpaceView, blocks: list[tuple[int, Vectors]]) -> list[npt.NDArray[np.float32]] | None:
-        """Norms of the blocks, kept while the vectors are the same: a pass over the memory saved for each scan."""
-        if view.space.metric is Metric.L2:
+        """Norms of all blocks, kept while the vectors are the same: a full scan saves a pass over the memory."""
+        if view.space.metric is Metric.L2 or sum(len(block) for _, block in blocks) < len(view.rows):
             return None
-        whole = self._norms.get(id(view.vectors))
-        if whole is None:
-            whole = [exact.norms(block) for _, block in view.vectors.blocks()]
-            self._norms = {id(view.vectors): whole}
-        flat = whole[0] if len(whole) == 1 else np.concatenate(whole)
-        return [flat[first : first + len(block)] for first, block in blocks]
+        kept = self._norms
+        if kept is None or kept[0] is not view.vectors:
+            kept = self._norms = (view.vectors, [exact.norms(block) for _, block in blocks])
+        return kept[1]
 
     def load(self, view: SpaceView) -> None:
         """Load all tiers now, whatever was scanned before."""
