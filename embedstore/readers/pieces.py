@@ -71,7 +71,8 @@ def check_text_path(path: Path) -> str:
     Raises:
         SourceError: the path isn't valid UTF-8.
     """
-    text = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links: the user's own name is kept
+    # The user's own name is kept, links and all, unless it climbs: "link/.." is not where its text says it is.
+    text = str(path.resolve() if ".." in path.parts else path.absolute())
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -138,7 +138,7 @@ class TableReader:
         keep = self._keep
         return PictureFiles(
             ids=[self._id(row, str(paths[row])) for row in keep],
-            path_of=lambda i: os.path.normpath(os.path.join(folder, paths[keep[i]])),  # noqa: PTH118
+            path_of=lambda i: os.path.join(folder, paths[keep[i]]),  # noqa: PTH118
             metadata_of=lambda i: self._metadata(keep[i]),
             failures=self._failures,
             pool_options=pool_options,
