@@ -12,7 +12,6 @@ from embedstore.metadata.database import Database
 from embedstore.progress import Progress
 from embedstore.truth import tiers
 from embedstore.truth.layout import MODELS, SEGMENTS, TIERS
-from embedstore.truth.snapshot import Snapshot
 from embedstore.vectors.segments import HEADER, checksum, read_bytes
 
 _PART = 64 * 2**20
@@ -44,8 +43,26 @@ class VerifyReport:
         return not self.problems
 
 
-def verify(directory: Path, database: Database, snapshot: Snapshot, *, progress: bool = False) -> VerifyReport:
-    """Check the database, every batch's checksum, the accounts between rows and vectors, models and tiers."""
+def verify(directory: Path, database: Database, *, progress: bool = False) -> VerifyReport:
+    """Check the database, every batch's checksum, the accounts between rows and vectors, models and tiers.
+
+    Writers may go on meanwhile: what they append lies behind what is checked. Only a compact takes files away; after
+    one, the check begins anew.
+    """
+    for _ in range(3):
+        before = _layout(database)
+        report = _verify(directory, database, progress=progress)
+        if report.ok or _layout(database) == before:
+            break
+    return report
+
+
+def _layout(database: Database) -> int:
+    with database.read() as connection:
+        return catalog.read_state(connection).layout
+
+
+def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyReport:
     report = VerifyReport()
     with database.read() as connection:
         for (line,) in connection.exec_driver_sql("PRAGMA integrity_check(20)"):

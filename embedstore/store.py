@@ -350,7 +350,7 @@ class Store:
     def verify(self, *, progress: bool = False) -> VerifyReport:
         """Check every byte and row against what was committed; changes nothing."""
         self._open()
-        return check.verify(self.path, self._database, self._snapshots.current(), progress=progress)
+        return check.verify(self.path, self._database, progress=progress)
 
     def compact(self, *, progress: bool = False) -> CompactReport:
         """Rewrite segments without deleted rows, sweep files that no row names, and build the index anew where due."""
