@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from embedstore.cli import output
-from embedstore.cli.options import example, json_option, store_argument, where_option
+from embedstore.cli.options import example, item_id, json_option, store_argument, where_option
 
 
 @click.command()
 @store_argument
-@click.argument("item", metavar="ID")
+@click.argument("item", metavar="ID", type=item_id)
 @click.option(
     "--set",
     "settings",
@@ -65,7 +65,7 @@ def _value(text: str) -> Any:
 
 @click.command()
 @store_argument
-@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=item_id)
 @where_option
 @click.option("--yes", is_flag=True, help="Don't ask. Needed with --where where there is no terminal to ask on.")
 @json_option

@@ -11,10 +11,10 @@ import click
 from embedstore.cli import output
 from embedstore.cli.options import bars, example, json_option, progress_option, store_argument
 from embedstore.errors import InvalidArgument
+from embedstore.types import AddReport, Metric, Reader
 
 if TYPE_CHECKING:
     from embedstore.store import Store
-    from embedstore.types import AddReport, Reader
 
 _REMOVED_SHOWN = 5
 
@@ -26,7 +26,7 @@ _REMOVED_SHOWN = 5
 @click.option(
     "--encoder", metavar="NAME", help="Encoder of a new store: autoencoder (the default), pca, or a plugin's."
 )
-@click.option("--dimension", type=int, default=64, show_default=True, metavar="N", help="Of a new encoder's latents.")
+@click.option("--dimension", type=int, metavar="N", help="Of a new encoder's latents (default 64).")
 @click.option(
     "--image-size",
     type=int,
@@ -59,7 +59,7 @@ def index(
     sources: tuple[Path, ...],
     prune: bool,
     encoder: str | None,
-    dimension: int,
+    dimension: int | None,
     image_size: int | None,
     fit_minutes: float | None,
     seed: int | None,
@@ -84,18 +84,16 @@ def index(
         reader_options["vectors"] = True
     if no_labels:
         reader_options["labels"] = False
-    opened, reader, made = _open(
-        store,
-        list(sources) if len(sources) > 1 else sources[0],
-        reader_options,
-        {"recall": recall, "factory": factory, "seed": seed},
-    )
+    settings = {"recall": recall, "factory": factory, "seed": seed}
+    space = {"metric": None if metric is None else Metric.parse(metric).value, "dimension": dimension}
+    source = list(sources) if len(sources) > 1 else sources[0]
+    opened, reader, made = _open(store, source, reader_options, settings, space)
     with opened:
         report = opened.index(
             reader,
             prune=prune,
             encoder=encoder,
-            dimension=dimension,
+            dimension=64 if dimension is None else dimension,
             image_size=image_size,
             fit_minutes=fit_minutes,
             metric=metric,
@@ -110,40 +108,70 @@ def index(
 
 
 def _open(
-    store: Path, source: Path | list[Path], reader_options: dict[str, Any], settings: dict[str, Any]
+    store: Path,
+    source: Path | list[Path],
+    reader_options: dict[str, Any],
+    settings: dict[str, Any],
+    space: dict[str, Any],
 ) -> tuple[Store, Reader, bool]:
-    """The store, made where there is none, a reader of the source, and whether the store was made."""
+    """The store, made where there is none, a reader of the source, and whether the store was made.
+
+    Args:
+        store: its path.
+        source: what is indexed.
+        reader_options: for the reader.
+        settings: of a new store; those of one that is there must be the same, where they are given.
+        space: metric and dimension of a new store's space; likewise.
+    """
     import embedstore
     from embedstore.readers.open import open_reader
     from embedstore.truth import opening
 
     given = {name: value for name, value in settings.items() if value is not None}
-    new = not opening.exists(store) and (not store.exists() or (store.is_dir() and not any(store.iterdir())))
-    if new:
-        # The source first: one that isn't there, or holds nothing, leaves no empty store behind.
-        reader = open_reader(source, **reader_options)
-        try:
-            return embedstore.create(store, **given), reader, True
-        except BaseException:
-            reader.close()
-            raise
-    opened = embedstore.open(store)
+    opened = None
+    if opening.exists(store) or (store.exists() and not (store.is_dir() and not any(store.iterdir()))):
+        opened = embedstore.open(store)
     try:
-        _check_settings(opened, given)
-        return opened, open_reader(source, **reader_options), False
+        if opened is not None:
+            _check_settings(opened, given | space)
+        # The source before a new store: one that isn't there, or holds nothing, leaves no empty store behind.
+        reader = open_reader(source, **reader_options)
     except BaseException:
-        opened.close()
+        if opened is not None:
+            opened.close()
+        raise
+    try:
+        _check_metric(reader, space["metric"])
+        if opened is not None:
+            return opened, reader, False
+        return embedstore.create(store, **given), reader, True
+    except BaseException:
+        reader.close()
+        if opened is not None:
+            opened.close()
         raise
 
 
+def _check_metric(reader: Reader, metric: str | None) -> None:
+    """Raise InvalidArgument where a metric is named for pictures, which would be ignored."""
+    if metric is not None and not reader.brings_vectors:
+        raise InvalidArgument(
+            "--metric is for vectors, and the source brings pictures: their encoder has a metric of its own"
+        )
+
+
 def _check_settings(store: Store, given: dict[str, Any]) -> None:
-    """Raise InvalidArgument for a setting that was made with the store and differs."""
+    """Raise InvalidArgument for what was settled when the store was made, and is given differently now."""
+    if all(value is None for value in given.values()):
+        return
+    kept = {name: getattr(store.config, name) for name in ("recall", "factory", "seed")}
+    spaces = store.info()["spaces"]
+    kept |= {name: spaces[0][name] for name in ("metric", "dimension") if spaces}
     for name, value in given.items():
-        kept = getattr(store.config, name)
-        if kept != value:
+        if value is not None and name in kept and kept[name] != value:
+            was = "by size" if kept[name] is None else kept[name]
             raise InvalidArgument(
-                f"{store.path} was made with {name} {'by size' if kept is None else kept}, which stays: "
-                f"leave --{name} out, or make another store"
+                f"{store.path} was made with {name} {was}, which stays: leave --{name} out, or make another store"
             )
 
 

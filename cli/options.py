@@ -12,6 +12,18 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def item_id(value: str) -> str:
+    """An item's id, as click's type. Bytes that are no UTF-8 come as lone surrogates, which no stored id has."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        from embedstore.errors import UnknownItem
+
+        raise UnknownItem(f"no item has the id {value!r}: it is not valid UTF-8") from None
+    return value
+
+
 #: Whether there is a store is for the library to say: its sentence names the way out, click's doesn't.
 store_argument = click.argument("store", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")

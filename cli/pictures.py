@@ -46,7 +46,7 @@ def write(path: Path, store: Store, names: Sequence[str], queries: Sequence[Any]
     rows = [
         sheet.Row(
             [_picture(image) for image in hits.images()],
-            [_caption(hit.id, hit.metadata, f"{hit.distance:.4g}") for hit in hits],
+            [_caption(hit.id, hit.metadata, f"distance {hit.distance:.4g}") for hit in hits],
             query=_query_picture(store, query),
             query_caption=_query_caption(store, name, query),
         )

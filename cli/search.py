@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedstore.cli import output
-from embedstore.cli.options import example, json_option, k_option, store_argument, where_option
+from embedstore.cli.options import example, item_id, json_option, k_option, store_argument, where_option
 
 if TYPE_CHECKING:
     from embedstore.query.hits import Hits
@@ -21,8 +21,8 @@ _file = click.Path(path_type=Path)
 
 @click.command()
 @store_argument
-@click.argument("item", metavar="[ID]", required=False)
-@click.option("--id", "ids", multiple=True, metavar="ID", help="An item to find the neighbours of; may be repeated.")
+@click.argument("item", metavar="[ID]", required=False, type=item_id)
+@click.option("--id", "ids", multiple=True, metavar="ID", type=item_id, help="An item to search with; may be repeated.")
 @click.option(
     "--picture",
     "pictures",
@@ -104,6 +104,8 @@ def _queries(
     store: Store, item: str | None, ids: Sequence[str], pictures: Sequence[Path], vectors: Sequence[Path]
 ) -> tuple[list[str], list[Any], bool]:
     """Names of the queries, the queries, and whether several were asked for."""
+    for path in pictures:
+        _check_file(path)
     chosen = ([] if item is None else [item]) + list(ids)
     names = [*chosen, *map(str, pictures)]
     queries: list[Any] = [*map(store.item, chosen), *pictures]
@@ -120,8 +122,17 @@ def _queries(
     return names, queries, several
 
 
+def _check_file(path: Path) -> None:
+    """Raise SourceError where there is no file; one that is no regular file (a FIFO) could be read for ever."""
+    from embedstore.errors import SourceError
+
+    if not path.is_file():
+        raise SourceError(f"{path} is no file that can be read" if path.exists() else f"there is no file {path}")
+
+
 def _load(path: Path) -> Any:
     """The array in an .npy file: (d,) or (n, d), of numbers."""
+    _check_file(path)
     import numpy as np
 
     from embedstore.errors import InvalidVector, SourceError
@@ -198,7 +209,7 @@ def _explanation(stats: dict[str, Any]) -> str:
 
 @click.command()
 @store_argument
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=item_id)
 @click.option("--vector", "with_vector", is_flag=True, help="Give the latents too.")
 @click.option(
     "-o",

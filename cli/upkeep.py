@@ -85,7 +85,14 @@ def _values(field: dict[str, Any]) -> str:
 @click.command()
 @store_argument
 @k_option
-@click.option("--sample", type=int, default=500, show_default=True, metavar="N", help="Number of items to ask with.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    metavar="N",
+    help="Number of items to ask with.",
+)
 @click.option("--recall", "aim", type=float, metavar="R", help="Search as if this were the store's target.")
 @json_option
 @example("embedstore recall fashion.store -k 10 --sample 1000")
