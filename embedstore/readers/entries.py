@@ -196,8 +196,10 @@ def is_map_style(source: Any) -> bool:
 
 
 def hugging_face_rules(source: Any, rules: Rules) -> Rules:
-    """Rules with the picture column and class names that a dataset's features tell."""
-    features = source.features or {}
+    """Rules with the picture column and class names that a Hugging Face dataset's features tell."""
+    features = getattr(source, "features", None)
+    if not isinstance(features, Mapping):  # an iterable dataset may not know its own
+        return rules
     column = rules.picture_column
     if column is None:
         column = next((name for name, kind in features.items() if type(kind).__name__ == "Image"), None)

@@ -63,7 +63,7 @@ class ItemReader:
         self._spool: Spool | None = None
         rules = entries.Rules(id_prefix, classes or getattr(source, "classes", None), picture_column, label_column)
         self._hugging_face = entries.is_hugging_face(source)
-        self._rules = entries.hugging_face_rules(source, rules) if self._hugging_face else rules
+        self._rules = entries.hugging_face_rules(source, rules)
         try:
             if not entries.is_map_style(source) and iter(source) is source:
                 self._spool = Spool(self._read())
