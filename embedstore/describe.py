@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from embedstore.errors import UnknownItem
 from embedstore.metadata import catalog, items
 from embedstore.metadata.database import Database
 from embedstore.truth import tiers
+from embedstore.truth.layout import disk_usage
 from embedstore.truth.snapshot import Snapshot
 
 _VALUES_SHOWN = 8
@@ -44,10 +44,7 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
         fields = {key: _field(connection, key) for key in keys}
         origins = [{"scope": scope, "items": number} for scope, number in items.origins_with_counts(connection)]
         waiting = catalog.count_tombstones(connection)
-    sizes: Counter[str] = Counter()
-    for path in directory.rglob("*"):
-        if path.is_file():
-            sizes[path.parent.name if path.parent != directory else "database"] += path.stat().st_size
+    sizes = disk_usage(directory)
     spaces = []
     for view in snapshot.spaces.values():
         covered = sum(tier.count for tier in view.tiers)

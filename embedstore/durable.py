@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from embedstore.errors import DiskFull, EmbedstoreError, StoreBusy, StoreReadOnly
@@ -90,7 +90,9 @@ class WriteLock:
 
     def _take(self, purpose: str) -> None:
         with writing(self._path):
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Not through a link: a store that someone else made could have another file of ours written over.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(self._path, flags, 0o644)
         deadline = time.monotonic() + self._timeout
         pause = 0.002
         while True:
@@ -113,6 +115,6 @@ class WriteLock:
         self._descriptor = descriptor
         # Only for people; the lock is the kernel's. Never synced: it means nothing after a crash.
         name = f"process {os.getpid()} ({purpose}, since {time.strftime('%H:%M:%S')})\n".encode()
-        with writing(self._path):
+        with suppress(OSError):  # a full disk has no room for a name, and a deletion may be what makes room
+            os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, name, 0)
-            os.ftruncate(descriptor, len(name))

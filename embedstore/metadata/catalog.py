@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, CursorResult, delete, func, insert, select, update
 
+from embedstore.errors import StoreDamaged
 from embedstore.metadata.schema import batches, origins, segments, settings, spaces, state, tiers, tombstones
 from embedstore.types import Metric
+
+_FILE_NAME = re.compile(r"[0-9]{1,18}\.(vec|thumb|faiss)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,12 @@ class TierRecord:
     tuned: dict[str, Any]
 
 
+def _check_name(name: str) -> None:
+    # A store that someone else made is data: its rows can't point at files outside of it, to be read or written.
+    if not _FILE_NAME.fullmatch(name):
+        raise StoreDamaged(f"store.db names {name[:80]!r}, which is no file of a store: don't trust this store")
+
+
 def _key(result: CursorResult[Any]) -> int:
     return int(result.lastrowid)
 
@@ -147,7 +157,10 @@ def add_space(
 def read_segments(connection: Connection) -> list[Segment]:
     """All segments, oldest first."""
     columns = (segments.c.id, segments.c.kind, segments.c.space, segments.c.name, segments.c.length)
-    return [Segment(*row) for row in connection.execute(select(*columns).order_by(segments.c.id))]
+    found = [Segment(*row) for row in connection.execute(select(*columns).order_by(segments.c.id))]
+    for segment in found:
+        _check_name(segment.name)
+    return found
 
 
 def take_file_number(connection: Connection) -> int:
@@ -216,6 +229,8 @@ def read_tiers(connection: Connection) -> list[TierRecord]:
     c = tiers.c
     query = select(c.id, c.space, c.name, c.first, c.count, c.factory, c.sha256, c.signature, c.tuned)
     rows = connection.execute(query.order_by(c.space, c.first)).all()
+    for row in rows:
+        _check_name(row.name)
     return [TierRecord(*row[:-1], tuned=json.loads(row[-1])) for row in rows]
 
 

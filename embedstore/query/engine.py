@@ -132,7 +132,7 @@ class Engine:
                 return None
             names = {tier.name for tier in view.tiers}
             self._tiers = {name: tier for name, tier in self._tiers.items() if name in names}
-            tier = self._tiers[record.name] = tiers.load(self._directory, record)
+            tier = self._tiers[record.name] = tiers.load(self._directory, record, view)
             view.vectors.release()
             return tier
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
 
-from embedstore.errors import StoreDamaged
+from embedstore.errors import EmbedstoreError, StoreDamaged
 from embedstore.metadata import catalog, items
 from embedstore.metadata.catalog import Batch, Segment, Space
 from embedstore.progress import Progress
-from embedstore.truth.layout import MODELS, SEGMENTS, TIERS, segment_name
+from embedstore.truth.layout import MODELS, SEGMENTS, TIERS, disk_usage, segment_name
 from embedstore.truth.writer import Writer
 from embedstore.vectors import segments as files
 
 _PART = 32 * 2**20  # bytes rewritten at a time
+_OURS = re.compile(r"[0-9]+\.(vec|thumb|faiss|draft)|[0-9a-f]{64}\.(safetensors|json)|\..*\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +51,25 @@ def compact(writer: Writer, *, progress: bool = False) -> CompactReport:
         before = _size(writer.directory)
         with writer.database.read() as connection:
             dropped = catalog.count_tombstones(connection)
-            segments = catalog.read_segments(connection)
-            scattered = len(catalog.read_batches(connection)) > 4 * max(1, len(segments))
+            scattered = len(catalog.read_batches(connection)) > 4 * _fewest_batches(connection)
         if dropped or scattered:
-            with writer.database.write() as connection, Progress("compacting", None, progress, "rows") as bar:
-                _rewrite(writer, connection, bar)
+            try:
+                with writer.database.write() as connection, Progress("compacting", None, progress, "rows") as bar:
+                    _rewrite(writer, connection, bar)
+            except BaseException:
+                with suppress(EmbedstoreError, OSError):  # what was half written must not keep a full disk full
+                    sweep(writer)
+                raise
         swept = sweep(writer)
         return CompactReport(dropped, max(0, before - _size(writer.directory)), swept)
+
+
+def _fewest_batches(connection: Connection) -> int:
+    """How many batches a rewrite would leave."""
+    spaces, _ = catalog.read_spaces(connection)
+    row_bytes = {space.id: 4 * space.dimension for space in spaces}
+    sizes = [s.length * (1 if s.space is None else row_bytes[s.space]) for s in catalog.read_segments(connection)]
+    return sum(1 + size // _PART for size in sizes)
 
 
 def _rewrite(writer: Writer, connection: Connection, bar: Progress) -> None:
@@ -216,13 +231,16 @@ def sweep(writer: Writer) -> int:
             }
         swept = 0
         for folder, names in named.items():
+            if not (writer.directory / folder).is_dir():
+                continue
             for path in (writer.directory / folder).iterdir():
-                # An interrupted fit leaves its state for the next run on purpose.
-                if path.name not in names and path.is_file() and not path.name.startswith("fit."):
+                # Only what we could have written: an interrupted fit leaves its state for the next run on purpose, and
+                # what a person put there, or what a link leads to, is not ours.
+                if path.name not in names and _OURS.fullmatch(path.name) and (path.is_symlink() or path.is_file()):
                     path.unlink()
                     swept += 1
         return swept
 
 
 def _size(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    return sum(disk_usage(directory).values())

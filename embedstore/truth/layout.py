@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 DATABASE = "store.db"
@@ -25,3 +26,14 @@ def make(directory: Path) -> None:
     """Make a store's directory and its folders."""
     for part in (directory, directory / SEGMENTS, directory / TIERS, directory / MODELS):
         part.mkdir(exist_ok=True, parents=True)
+
+
+def disk_usage(directory: Path) -> dict[str, int]:
+    """Bytes of a store's files by folder; those of the directory itself count as 'database'."""
+    sizes: dict[str, int] = {}
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):  # another process has swept or renamed it meanwhile
+            if path.is_file():
+                part = path.parent.name if path.parent != directory else "database"
+                sizes[part] = sizes.get(part, 0) + path.stat().st_size
+    return sizes

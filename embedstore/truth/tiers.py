@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +48,8 @@ def fault(directory: Path, record: TierRecord) -> str | None:
     """Why a tier's file can't be trusted, or None if it can: it is the very file that this machine's user built."""
     path = directory / TIERS / record.name
     try:
+        if not path.is_file():  # nor is a FIFO waited for
+            return "is missing"
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
@@ -61,7 +63,7 @@ def fault(directory: Path, record: TierRecord) -> str | None:
     return None
 
 
-def load(directory: Path, record: TierRecord) -> Tier | None:
+def load(directory: Path, record: TierRecord, view: SpaceView) -> Tier | None:
     """Load a tier, or warn and return None where it can't be trusted or read."""
     from embedstore.index import build
     from embedstore.index.tier import Tier
@@ -72,11 +74,15 @@ def load(directory: Path, record: TierRecord) -> Tier | None:
     if reason is None:
         try:
             index = build.read(directory / TIERS / record.name)
-            if index.ntotal == record.count:
+            if index.d != view.space.dimension or record.first + record.count > len(view.rows):
+                # FAISS would read behind the query's end; a signature says who built the file, not for which space.
+                reason = "belongs to another space"
+            elif index.ntotal == record.count:
                 tuned = dict(record.tuned)
                 metric = Metric.parse(tuned.pop("metric"))
                 return Tier(index, record.first, metric, Tuned.load(tuned))
-            reason = f"holds {index.ntotal} vectors, not {record.count}"
+            else:
+                reason = f"holds {index.ntotal} vectors, not {record.count}"
         except (EmbedstoreError, KeyError, TypeError, ValueError) as error:
             reason = f"can't be loaded ({error})"
     warnings.warn(
@@ -156,7 +162,9 @@ def _build(writer: Writer, view: SpaceView, first: int, count: int, factory: str
         number = catalog.take_file_number(connection)
     path = writer.directory / TIERS / tier_name(number)
     draft = path.with_suffix(".draft")
-    with writing(path):
+    with writing(path), _removed_on_failure(draft):
+        draft.parent.mkdir(exist_ok=True)
+        draft.unlink(missing_ok=True)  # never write through a link that lies there
         build.write(index, draft)
         descriptor = os.open(draft, os.O_RDWR)
         try:
@@ -181,6 +189,16 @@ def _build(writer: Writer, view: SpaceView, first: int, count: int, factory: str
             tuned={**asdict(tuned), "metric": space.metric.value},
         )
     vectors.release()
+
+
+@contextmanager
+def _removed_on_failure(draft: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
 
 
 def _relative(blocks: Iterator[tuple[int, np.ndarray]], first: int) -> list[tuple[int, np.ndarray]]:
