@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedstore import check, describe, export, registry
+from embedstore import check, describe, export
 from embedstore.config import StoreConfig
-from embedstore.errors import InvalidArgument, NoDecoder, NoEncoder, SourceError, StoreClosed, UnknownSpace
-from embedstore.ingest import pipeline, spaces
+from embedstore.encoders.loaded import Encoders
+from embedstore.errors import InvalidArgument, StoreClosed, UnknownSpace
+from embedstore.ingest import spaces
 from embedstore.ingest import vectors as vector_ingest
 from embedstore.ingest.pipeline import Target
 from embedstore.ingest.spaces import FitOptions
@@ -22,13 +23,13 @@ from embedstore.metadata import items
 from embedstore.metadata.catalog import Space
 from embedstore.query import recall as recall_measure
 from embedstore.query import records
-from embedstore.query.resolve import ItemRef, as_picture, as_pictures, resolve, row_of, vectors_of_rows
+from embedstore.query.resolve import ItemRef, as_pictures, is_single, resolve, row_of, vectors_of_rows
 from embedstore.query.search import Searcher
 from embedstore.truth import backup, compact, layout, opening, pictures, tiers
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.truth.writer import Writer
-from embedstore.types import AddReport, Decoder, Encoder, Item, Latent, Metadata, Metric, Vectors
-from embedstore.validate import as_vectors, check_dimension, check_k, check_recall
+from embedstore.types import AddReport, Encoder, Item, Latent, Metadata, Metric, Vectors
+from embedstore.validate import as_vectors, check_dimension, check_k, check_recall, id_fault
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -55,10 +56,6 @@ def create(path: str | os.PathLike[str], *, recall: float = 0.99, factory: str |
         StoreExists: something is there already.
     """
     config = StoreConfig(recall=recall, factory=factory, seed=seed)
-    if factory is not None:
-        from embedstore.index.build import parse
-
-        parse(factory, 64, Metric.L2)
     opening.create(Path(path), config)
     return Store(Path(path))
 
@@ -85,10 +82,8 @@ class Store:
         self._snapshots = Snapshots(path, self._database)
         self._writer = Writer(path, self._database, self.config)
         self._searcher = Searcher(path, self._database, self._snapshots)
-        self._encoders: dict[str, Encoder] = {}
+        self._encoders = Encoders(path / layout.MODELS)
         self._closed = False
-
-    # -- adding, changing, deleting ------------------------------------------------------------------------------
 
     def index(
         self,
@@ -96,7 +91,7 @@ class Store:
         *,
         prune: bool = False,
         encoder: str | None = None,
-        dimension: int = 64,
+        dimension: int | None = None,
         image_size: int | None = None,
         fit_minutes: float | None = None,
         metric: str | Metric | None = None,
@@ -112,7 +107,7 @@ class Store:
                 (n, h, w[, c]), a data set, or any iterable of items, pictures or paths.
             prune: delete items that this source had before and has no longer; otherwise they are only reported.
             encoder: 'autoencoder' (the default of a new store), 'pca', or a plugin's name.
-            dimension: of a new encoder's latents.
+            dimension: of a new encoder's latents (default 64).
             image_size: side in px that a new encoder is fitted at.
             fit_minutes: bound on fitting.
             metric: of a new space of precomputed vectors.
@@ -134,23 +129,19 @@ class Store:
     def _ingest(
         self, source: Any, options: FitOptions, reader_options: dict[str, Any], *, prune: bool | None, progress: bool
     ) -> AddReport:
-        from embedstore.readers.open import open_reader
+        from embedstore.ingest.source import ingest_source
 
         self._open()
-        report = AddReport()
-        reader = open_reader(source, **reader_options)
-        try:
-            if reader.count() == 0:
-                raise SourceError(f"{reader.name} is empty: there is nothing to index")
-            with self._writer.locked(f"indexing {reader.name}"):
-                space = spaces.prepare(self._writer, self._snapshots, reader, options, report, progress=progress)
-                report.encoder = space.fingerprint
-                pipeline.ingest(self._target(space), reader, report, prune=prune, progress=progress)
-                report.notes[:0] = getattr(reader, "notes", [])
-                self._build(report, check=prune is not None, progress=progress)
-        finally:
-            reader.close()
-        return report
+        return ingest_source(
+            self._writer,
+            self._snapshots,
+            self._encoder,
+            source,
+            options,
+            reader_options,
+            prune=prune,
+            progress=progress,
+        )
 
     def add_vectors(
         self,
@@ -177,16 +168,9 @@ class Store:
         """
         self._open()
         array = as_vectors(vectors)
-        view = self._snapshots.current().view()
-        if view is None:
-            chosen = Metric.parse(metric or Metric.L2)
-            self._writer.add_space(
-                name=spaces.DEFAULT, encoder="", fingerprint="", dimension=array.shape[1], metric=chosen
-            )
-            view = self._view()
-        elif metric is not None and Metric.parse(metric) is not view.space.metric:
-            raise InvalidArgument(f"the store compares by {view.space.metric}, not by {metric}: leave metric out")
-        report = vector_ingest.add_vectors(self._target(view.space), ids, array, metadata, sources)
+        vector_ingest.check_columns(ids, array, metadata, sources)  # before a first call fixes the dimension
+        space = spaces.for_vectors(self._writer, self._snapshots, array.shape[1], metric)
+        report = vector_ingest.add_vectors(self._target(space), ids, array, metadata, sources)
         self._build(report, check=False, progress=progress)
         return report
 
@@ -201,7 +185,7 @@ class Store:
             self._target(view.space),
             id,
             metadata=metadata,
-            picture=None if picture is None else as_picture(picture),
+            picture=None if picture is None else as_pictures(picture)[0],
             vector=None if vector is None else as_vectors(vector),
         )
 
@@ -212,9 +196,11 @@ class Store:
             raise InvalidArgument("delete takes either ids or where")
         if where is not None:
             return self._writer.delete_where(self._searcher.condition(where))
-        return self._writer.delete([ids] if isinstance(ids, str) else list(ids or ()))
-
-    # -- reading -------------------------------------------------------------------------------------------------
+        names = [ids] if isinstance(ids, str) else list(ids or ())
+        for name in names:
+            if (fault := id_fault(name)) is not None:
+                raise InvalidArgument(f"{name!r} can't be deleted: {fault}")
+        return self._writer.delete(names)
 
     def get(self, id: str) -> dict[str, Any]:
         """Everything known of an item but its vector: id, metadata, source, size of the original, picture.
@@ -257,8 +243,6 @@ class Store:
         rows = np.array([self._row(name) for name in ids], dtype=np.int64)
         return pictures.read(self.path, self._database, rows)
 
-    # -- latent space --------------------------------------------------------------------------------------------
-
     def encode(self, images: Any, *, space: str | None = None) -> Vectors:
         """Latents (n, d) of pictures: an array (n, h, w[, c]) of uint8, or a list of arrays or PIL images.
 
@@ -276,16 +260,12 @@ class Store:
         view = self._view(space)
         vectors = as_vectors(latents)
         check_dimension(vectors, view.space.dimension, "latents")
-        encoder: Any = self._encoder(view.space) if view.space.encoder else None
-        if not isinstance(encoder, Decoder):
-            raise NoDecoder(f"space {view.space.name!r} has no decoder, so its latents can't be shown as pictures")
-        return [pictures.to_image(picture) for picture in encoder.decode(vectors)]
+        decoded = self._encoders.decode(view.space.encoder, view.space.fingerprint, vectors)
+        return [pictures.to_image(picture) for picture in decoded]
 
     def reconstruct(self, id: str, *, space: str | None = None) -> Image.Image:
         """An item's latent, decoded: what the encoder keeps of it."""
         return self.decode(self.vector(id, space=space), space=space)[0]
-
-    # -- searching -----------------------------------------------------------------------------------------------
 
     def search(
         self,
@@ -316,9 +296,9 @@ class Store:
         self._open()
         view = self._snapshots.current().view(space)
         if view is None:
-            single = not isinstance(query, (list, tuple)) and getattr(query, "ndim", 1) < 2
-            empty = [self._searcher.nothing() for _ in ([query] if single else query)]
-            return empty[0] if single else empty
+            if where is not None:
+                self._searcher.condition(where)  # says what is wrong with it
+            return self._searcher.nothing() if is_single(query) else [self._searcher.nothing() for _ in query]
         resolved = resolve(query, view, self._database, lambda p: self._encoder(view.space).encode(p))
         hits = self._searcher.search(
             view, resolved.vectors, k, matching=where, exact=exact, recall=recall, without=resolved.own
@@ -339,8 +319,6 @@ class Store:
             target=self.config.recall,
             recall=recall,
         )
-
-    # -- keeping -------------------------------------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
         """What is in the store: items, spaces, index, metadata keys, sizes on disk."""
@@ -405,8 +383,6 @@ class Store:
     def __repr__(self) -> str:
         return f"<Store {self.path}{' (closed)' if self._closed else ''}>"
 
-    # -- what the methods above share ----------------------------------------------------------------------------
-
     def _open(self) -> None:
         if self._closed:
             raise StoreClosed(f"{self.path} was closed: open it again")
@@ -426,13 +402,7 @@ class Store:
         return Target(self._writer, self._snapshots, space, lambda: self._encoder(space))
 
     def _encoder(self, space: Space) -> Encoder:
-        if not space.encoder:
-            raise NoEncoder(f"space {space.name!r} holds precomputed vectors: give vectors, not pictures")
-        encoder = self._encoders.get(space.fingerprint)
-        if encoder is None:
-            encoder = registry.resolve("encoders", space.encoder).load(self.path / layout.MODELS, space.fingerprint)
-            self._encoders[space.fingerprint] = encoder
-        return encoder
+        return self._encoders.get(space.encoder, space.fingerprint)
 
     def _build(self, report: AddReport, *, check: bool, progress: bool) -> None:
         start = time.perf_counter()

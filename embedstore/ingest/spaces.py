@@ -8,7 +8,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from embedstore.errors import EncoderMismatch, SourceError
+from embedstore.errors import EncoderMismatch, InvalidArgument, SourceError
 from embedstore.ingest.pipeline import CHUNK
 from embedstore.metadata.catalog import Space
 from embedstore.progress import Progress
@@ -28,7 +28,7 @@ class FitOptions:
 
     Attributes:
         encoder: registry name; None for the autoencoder.
-        dimension: of the latents.
+        dimension: of the latents; None for 64.
         image_size: side in px that pictures are fitted at; None chooses.
         minutes: bound on fitting; None lets it stop by itself.
         seed: of everything random in it.
@@ -36,7 +36,7 @@ class FitOptions:
     """
 
     encoder: str | None = None
-    dimension: int = 64
+    dimension: int | None = None
     image_size: int | None = None
     minutes: float | None = None
     seed: int = 0
@@ -55,16 +55,28 @@ def prepare(
     """
     view = snapshots.current().view()
     if view is not None:
-        check_encoder(view.space, options.encoder, reader.brings_vectors)
+        check_encoder(view.space, options, reader.brings_vectors)
         return view.space
     if reader.brings_vectors:
-        dimension = first_vectors(reader).shape[1]
-        writer.add_space(
-            name=DEFAULT, encoder="", fingerprint="", dimension=dimension, metric=Metric.parse(options.metric or "l2")
-        )
-    else:
-        _fit(writer, reader, options, report, progress=progress)
+        return for_vectors(writer, snapshots, first_vectors(reader).shape[1], options.metric)
+    _fit(writer, reader, options, report, progress=progress)
     return snapshots.current().spaces[DEFAULT].space
+
+
+def for_vectors(writer: Writer, snapshots: Snapshots, dimension: int, metric: str | Metric | None) -> Space:
+    """The default space, made for precomputed vectors where the store has none.
+
+    Raises:
+        InvalidArgument: another metric than that of the space that is there.
+    """
+    view = snapshots.current().view()
+    if view is None:
+        chosen = Metric.parse(metric or Metric.L2)
+        writer.add_space(name=DEFAULT, encoder="", fingerprint="", dimension=dimension, metric=chosen)
+        return snapshots.current().spaces[DEFAULT].space
+    if metric is not None and Metric.parse(metric) is not view.space.metric:
+        raise InvalidArgument(f"the store compares by {view.space.metric}, not by {metric}: leave the metric out")
+    return view.space
 
 
 def _fit(writer: Writer, reader: Reader, options: FitOptions, report: AddReport, *, progress: bool) -> None:
@@ -79,7 +91,7 @@ def _fit(writer: Writer, reader: Reader, options: FitOptions, report: AddReport,
     encoder, _, notes = fit.fit_encoder(
         pictures,
         kind=options.encoder or "autoencoder",
-        dimension=options.dimension,
+        dimension=options.dimension or 64,
         image_size=size,
         seed=options.seed,
         minutes=options.minutes,
@@ -162,20 +174,26 @@ def first_vectors(reader: Reader) -> Vectors:
     raise SourceError(f"{reader.name} has no readable vector")
 
 
-def check_encoder(space: Space, kind: str | None, brings_vectors: bool) -> None:
-    """Raise EncoderMismatch where a source or a named encoder doesn't fit the space that is there."""
+def check_encoder(space: Space, options: FitOptions, brings_vectors: bool) -> None:
+    """Raise EncoderMismatch where a source, or what is asked of an encoder, doesn't fit the space that is there."""
+    there = f"{space.encoder} {space.fingerprint[:12]}"
     if brings_vectors and space.encoder:
         raise EncoderMismatch(
-            f"the source brings vectors, but space {space.name!r} is filled by the encoder "
-            f"{space.encoder} {space.fingerprint[:12]}: give pictures, or use another store for the vectors"
+            f"the source brings vectors, but space {space.name!r} is filled by the encoder {there}: "
+            "give pictures, or use another store for the vectors"
         )
     if not brings_vectors and not space.encoder:
         raise EncoderMismatch(
             f"the source brings pictures, but space {space.name!r} holds precomputed vectors and has no encoder: "
             "give vectors, or use another store for the pictures"
         )
-    if kind is not None and kind != space.encoder:
+    if options.encoder is not None and options.encoder != space.encoder:
         raise EncoderMismatch(
-            f"space {space.name!r} is filled by the encoder {space.encoder or 'none'} {space.fingerprint[:12]}, "
-            f"not by {kind}: leave --encoder out, or use another store"
+            f"space {space.name!r} is filled by the encoder {there}, not by {options.encoder}: "
+            "leave the encoder out, or use another store"
+        )
+    if options.dimension is not None and options.dimension != space.dimension:
+        raise EncoderMismatch(
+            f"space {space.name!r} has {space.dimension} dimensions, not {options.dimension}: "
+            "leave the dimension out, or use another store"
         )

@@ -7,13 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from embedstore.errors import InvalidArgument, UnknownItem
+from embedstore.errors import InvalidArgument, InvalidVector, UnknownItem
 from embedstore.ingest.pipeline import Target, carry_over
 from embedstore.metadata import items
 from embedstore.truth import pictures
 from embedstore.truth.writer import NewItems
 from embedstore.types import AddReport, Failure, Metadata, Picture, Vectors
 from embedstore.validate import check_dimension, dump_metadata, id_fault, last_of_each, vector_faults
+
+
+def check_columns(
+    ids: Sequence[str], vectors: Vectors, metadata: Sequence[Metadata] | None, sources: Sequence[str | None] | None
+) -> None:
+    """Raise InvalidArgument unless there is one id, one object of metadata and one source a vector."""
+    for name, column in (("ids", ids), ("metadata", metadata), ("sources", sources)):
+        if column is None:
+            continue
+        if isinstance(column, (str, bytes, dict)) or not hasattr(column, "__len__"):
+            raise InvalidArgument(f"{name} must be a list, one entry a vector, not {type(column).__name__}")
+        if len(column) != len(vectors):
+            raise InvalidArgument(f"{len(column)} {name} were given for {len(vectors)} vectors: give one a vector")
 
 
 def add_vectors(
@@ -23,13 +36,11 @@ def add_vectors(
     metadata: Sequence[Metadata] | None,
     sources: Sequence[str | None] | None = None,
 ) -> AddReport:
-    """Commit vectors in one transaction; faulty ones are listed in the report and the rest is kept."""
+    """Commit vectors in one transaction; faulty ones are listed in the report and the rest is kept.
+
+    The columns are as ``check_columns`` wants them.
+    """
     report = AddReport()
-    if len(ids) != len(vectors):
-        raise InvalidArgument(f"{len(ids)} ids were given for {len(vectors)} vectors: one id a vector")
-    for name, column in (("metadata", metadata), ("sources", sources)):
-        if column is not None and len(column) != len(ids):
-            raise InvalidArgument(f"{len(column)} entries of {name} were given for {len(ids)} ids: one an id")
     check_dimension(vectors, target.space.dimension)
     faults = vector_faults(vectors, target.space.metric)
     texts = ["{}"] * len(ids)
@@ -69,12 +80,16 @@ def update(
     Raises:
         UnknownItem: there is no such item.
     """
+    if picture is not None and vector is not None:
+        raise InvalidArgument("an update takes a picture or a vector, not both: the picture is encoded to its vector")
     with target.writer.locked("updating an item"):
         with target.writer.database.read() as connection:
             found = items.describe(connection, [name])
             known = items.find(connection, [name])
         if name not in found:
             raise UnknownItem(f"no item has the id {name!r}: add it first")
+        if metadata is not None and not isinstance(metadata, dict):
+            raise InvalidArgument(f"metadata must be a dict, not {type(metadata).__name__}")
         row = found[name]
         merged: dict[str, Any] = {**row["metadata"], **(metadata or {})}
         vectors, thumbs, sizes = carry_over(target, np.array([known[name].row], dtype=np.int64))
@@ -84,11 +99,13 @@ def update(
             # Its hash is unknown to the source, so that the next run over the source puts the source's picture back.
             content = {"thumbs": pictures.pack(picture[None]), "sizes": [picture.shape[1::-1]], "hashes": [None]}
         if vector is not None:
+            if len(vector) != 1:
+                raise InvalidVector(f"{name!r} can't be updated: one vector is wanted, not {len(vector)}")
             vectors = vector
             content["hashes"] = [None]
         check_dimension(vectors, target.space.dimension)
         for reason in vector_faults(vectors, target.space.metric).values():
-            raise InvalidArgument(f"{name!r} can't be updated: {reason}")
+            raise InvalidVector(f"{name!r} can't be updated: {reason}")
         target.writer.append(
             target.space,
             NewItems(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.errors import InvalidArgument, InvalidVector, SourceError, SpaceMismatch, UnknownItem, UnreadableItem
+from embedstore.errors import InvalidArgument, InvalidVector, SpaceMismatch, UnknownItem
 from embedstore.metadata import items
 from embedstore.metadata.database import Database
 from embedstore.truth.snapshot import SpaceView
@@ -59,10 +59,8 @@ def resolve(
         vectors = as_vectors(query, "query vectors")
         check_queries(vectors, space.dimension, space.metric)
         return Resolved(vectors, None, single=query.ndim == 1)
-    single = not isinstance(query, (list, tuple)) or _is_numbers(query)
+    single = is_single(query)
     parts: Sequence[Any] = [query] if single else query
-    if isinstance(query, np.ndarray) and query.ndim == 4:
-        single, parts = False, list(query)
     vectors = np.empty((len(parts), space.dimension), dtype=np.float32)
     own = np.full(len(parts), -1, dtype=np.int64)
     pictures: list[tuple[int, Picture]] = []
@@ -77,7 +75,9 @@ def resolve(
                 )
             vectors[index] = _one(part.vector, space.dimension)
         elif isinstance(part, (str, Path)):
-            pictures.append((index, read_picture(Path(part))))
+            from embedstore.readers.files import read_picture
+
+            pictures.append((index, read_picture(part, _QUERY_SIDE)))
         elif (picture := as_picture(part)) is not None:
             pictures.append((index, picture))
         else:
@@ -89,23 +89,6 @@ def resolve(
         vectors[[index for index, _ in pictures]] = encode([picture for _, picture in pictures])
     check_queries(vectors, space.dimension, space.metric)
     return Resolved(vectors, own if len(asked) else None, single)
-
-
-def read_picture(path: Path) -> Picture:
-    """Decode one picture file as the readers do.
-
-    Raises:
-        SourceError: it is missing or can't be decoded.
-    """
-    from embedstore.readers.decode import decode
-
-    try:
-        picture: Picture = decode(path.read_bytes(), path.suffix.lower(), max_side=_QUERY_SIDE).pixels
-    except OSError as error:
-        raise SourceError(f"{path} can't be read: {error.strerror or error}") from None
-    except UnreadableItem as error:
-        raise SourceError(f"{path} can't be read as a picture: {error}") from None
-    return picture
 
 
 def as_pictures(images: Any) -> Pictures:
@@ -142,6 +125,8 @@ def row_of(database: Database, name: str) -> int:
     Raises:
         UnknownItem: there is none; near ids are suggested.
     """
+    if not isinstance(name, str):
+        raise UnknownItem(f"an id is text, not {type(name).__name__}: no item has the id {name!r}")
     with database.read() as connection:
         known = items.find(connection, [name])
         if name in known:
@@ -158,6 +143,13 @@ def vectors_of_rows(view: SpaceView, rows: npt.NDArray[np.int64]) -> Vectors:
     if not len(view.rows) or (view.rows[positions] != rows).any():
         raise UnknownItem(f"an item asked for has no latent in space {view.space.name!r}")
     return view.vectors.read(positions)
+
+
+def is_single(query: Any) -> bool:
+    """Whether this is one query, not several."""
+    if isinstance(query, np.ndarray):
+        return query.ndim < (4 if query.dtype == np.uint8 else 2)
+    return not isinstance(query, (list, tuple)) or _is_numbers(query)
 
 
 def _is_numbers(value: Any) -> bool:

@@ -13,6 +13,7 @@ from embedstore.errors import NotAStore, StoreExists, StoreNotFound, StoreReadOn
 from embedstore.metadata import catalog, migrate
 from embedstore.metadata.database import Database
 from embedstore.truth import layout
+from embedstore.types import Metric
 
 _OURS = {layout.DATABASE, layout.LOCK, layout.SEGMENTS, layout.TIERS, layout.MODELS, f"{layout.DATABASE}.new"}
 
@@ -26,8 +27,13 @@ def create(directory: Path, config: StoreConfig) -> None:
     """Make an empty store; it is there whole or, after a crash, not at all.
 
     Raises:
+        InvalidArgument: the config names an index that FAISS can't make.
         StoreExists: a store, a file, or a directory with other things in it is there.
     """
+    if config.factory is not None:
+        from embedstore.index.build import parse
+
+        parse(config.factory, 64, Metric.L2)
     if exists(directory):
         raise StoreExists(f"{directory} is a store already: open it, or name another path")
     if directory.exists() and not directory.is_dir():

@@ -1,0 +1,88 @@
+"""One source, from the first look at it to the index built over it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from embedstore.encoders.preprocess import MAX_SIZE
+from embedstore.errors import SourceError
+from embedstore.ingest import pipeline, spaces
+from embedstore.ingest.pipeline import Target
+from embedstore.ingest.spaces import FitOptions
+from embedstore.metadata.catalog import Space
+from embedstore.readers.open import open_reader
+from embedstore.truth import tiers
+from embedstore.truth.layout import MODELS
+from embedstore.truth.snapshot import Snapshots
+from embedstore.truth.writer import Writer
+from embedstore.types import AddReport, Encoder
+
+#: Pictures are reduced to this longer side while they are read, or to twice what the encoder takes: enough for both
+#: the encoder and the thumbnail, and a photograph of 24 megapixels never reaches the main process whole.
+_READ_SIDE = 256
+
+
+def ingest_source(
+    writer: Writer,
+    snapshots: Snapshots,
+    encoder_of: Callable[[Space], Encoder],
+    source: Any,
+    options: FitOptions,
+    reader_options: dict[str, Any],
+    *,
+    prune: bool | None,
+    progress: bool,
+) -> AddReport:
+    """Read a source, make a space for it where there is none, commit what is new, build what is due.
+
+    Args:
+        writer: of the store.
+        snapshots: of the store.
+        encoder_of: loads a space's encoder.
+        source: anything that ``open_reader`` takes.
+        options: of a new encoder.
+        reader_options: of the reader.
+        prune: whether to delete items that are gone from the source; None doesn't look for them.
+        progress: bars on stderr.
+
+    Raises:
+        SourceError: nothing to read.
+    """
+    report = AddReport()
+    side = options.image_size or _side_of_encoder(writer, snapshots)
+    reader = open_reader(source, **{"max_side": max(_READ_SIDE, 2 * side), **reader_options})
+    try:
+        if reader.count() == 0:
+            raise SourceError(f"{reader.name} is empty: there is nothing to index")
+        with writer.locked(f"indexing {reader.name}"):
+            space = spaces.prepare(writer, snapshots, reader, options, report, progress=progress)
+            report.encoder = space.fingerprint
+            target = Target(writer, snapshots, space, lambda: encoder_of(space))
+            pipeline.ingest(target, reader, report, prune=prune, progress=progress)
+            report.notes[:0] = getattr(reader, "notes", [])
+            start = time.perf_counter()
+            if tiers.ensure(writer, snapshots, check=prune is not None, progress=progress):
+                report.seconds["build"] = time.perf_counter() - start
+    finally:
+        reader.close()
+    return report
+
+
+def _side_of_encoder(writer: Writer, snapshots: Snapshots) -> int:
+    """The longer side in px that the store's encoder takes; 0 where it doesn't say.
+
+    Read from its config alone: loading it would import torch even where nothing has changed and nothing is encoded.
+    """
+    view = snapshots.current().view()
+    if view is None or not view.space.encoder:
+        return 0
+    try:
+        config = json.loads((writer.directory / MODELS / f"{view.space.fingerprint}.json").read_bytes())
+        model = config.get("model", config)
+        height, width = model.get("image_size") or (model["height"], model["width"])
+        return min(MAX_SIZE, max(int(height), int(width)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return 0  # whoever encodes will say what is wrong with the file
