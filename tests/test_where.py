@@ -174,6 +174,16 @@ def test_every_key_is_found_at_the_top_and_inside(connection: sa.Connection, key
             assert expected
 
 
+@pytest.mark.parametrize(
+    "text", ["a = 1", "größe = 1", "größe is null", "not größe.x = 1", "id != 5", "id = 'x' or id = 5"]
+)
+def test_a_condition_names_the_table_even_where_no_column_is_selected(connection: sa.Connection, text: str) -> None:
+    _fill(connection, [("x", None, {"a": 1, "größe": 1}), ("y", None, {})])
+    condition = to_sql(filters.parse(text), items)
+    counted = connection.scalar(sa.select(sa.func.count()).where(condition))
+    assert counted == len(connection.execute(sa.select(items.c.row).where(condition)).all())
+
+
 def test_text_that_looks_like_sql_is_text(connection: sa.Connection) -> None:
     hostile = "x' OR 1=1; DROP TABLE items; --"
     _fill(connection, [("a", None, {"t": hostile}), ("b", None, {"t": "y", hostile: 1})])

@@ -158,7 +158,8 @@ def _leaf(leaf: Comparison | In | Like | IsNull, field: Field, items: _Items) ->
     inner = operand.known if absent else _holds(leaf, operand)
     found = sa.select(sa.literal(1)).select_from(*(level for level, _ in levels))
     there = exists(found.where(*(named for _, named in levels), inner).correlate(items.table))
-    return ~there if absent else there
+    # The column (never NULL) also names the table outside the subquery, or count(*) would have no FROM.
+    return and_(metadata.is_not(None), ~there if absent else there)
 
 
 def _typed(json_type: ColumnElement[Any]) -> Callable[[Sequence[str]], ColumnElement[bool]]:
