@@ -132,16 +132,8 @@ class Store:
         from embedstore.ingest.source import ingest_source
 
         self._open()
-        return ingest_source(
-            self._writer,
-            self._snapshots,
-            self._encoder,
-            source,
-            options,
-            reader_options,
-            prune=prune,
-            progress=progress,
-        )
+        shared = self._writer, self._snapshots, self._encoder
+        return ingest_source(*shared, source, options, reader_options, prune=prune, progress=progress)
 
     def add_vectors(
         self,
@@ -310,14 +302,9 @@ class Store:
     ) -> RecallReport:
         """Measure recall@k of the index against exact search on a sample of the store's own vectors."""
         check_recall(recall)
+        engine, seed, target = self._searcher.engine, self.config.seed, self.config.recall
         return recall_measure.measure(
-            self._searcher.engine,
-            self._view(space),
-            k=check_k(k),
-            sample=sample,
-            seed=self.config.seed,
-            target=self.config.recall,
-            recall=recall,
+            engine, self._view(space), k=check_k(k), sample=sample, seed=seed, target=target, recall=recall
         )
 
     def info(self) -> dict[str, Any]:

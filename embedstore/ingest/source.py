@@ -22,7 +22,7 @@ from embedstore.types import AddReport, Encoder
 
 #: Pictures are reduced to this longer side while they are read, or to twice what the encoder takes: enough for both
 #: the encoder and the thumbnail, and a photograph of 24 megapixels never reaches the main process whole.
-_READ_SIDE = 256
+_READ_SIDE = 128
 
 
 def ingest_source(
