@@ -12,7 +12,7 @@ from embedstore.metadata.database import Database
 from embedstore.progress import Progress
 from embedstore.truth import tiers
 from embedstore.truth.layout import MODELS, SEGMENTS, TIERS
-from embedstore.vectors.segments import HEADER, checksum, read_bytes
+from embedstore.vectors.segments import checksum, fault, read_bytes
 
 _PART = 64 * 2**20
 
@@ -71,8 +71,11 @@ def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyRep
         for table, _, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
             report.problems.append(f"store.db: a row of {table} refers to a missing row of {parent}")
         segments = {segment.id: segment for segment in catalog.read_segments(connection)}
-        batches = catalog.read_batches(connection)
+        # What refers to nothing was named above; the rest is checked without it.
         spaces, _ = catalog.read_spaces(connection)
+        widths = {space.id: 4 * space.dimension for space in spaces}
+        segments = {n: found for n, found in segments.items() if found.space is None or found.space in widths}
+        batches = [batch for batch in catalog.read_batches(connection) if batch.segment in segments]
         stones = catalog.read_tombstones(connection)
         live = items.rows_where(connection, None)
         thumbs = items.thumb_places(connection)
@@ -83,7 +86,6 @@ def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyRep
         report.problems.append(f"{both} rows are live and deleted at once")
     if over:
         report.problems.append(f"{over} batches overrun the committed length of their segment")
-    widths = {space.id: 4 * space.dimension for space in spaces}
     _batches(directory, report, segments, batches, widths, progress=progress)
     for space in spaces:
         own = [batch.row_numbers() for batch in batches if segments[batch.segment].space == space.id]
@@ -105,7 +107,7 @@ def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyRep
     named = {segment.name for segment in segments.values()} | {record.name for record in records}
     for folder in (SEGMENTS, TIERS):
         report.leftovers += [
-            f"{folder}/{path.name}" for path in sorted((directory / folder).iterdir()) if path.name not in named
+            f"{folder}/{path.name}" for path in sorted((directory / folder).glob("*")) if path.name not in named
         ]
     return report
 
@@ -125,11 +127,9 @@ def _batches(
     for segment in segments.values():
         unit = 1 if segment.space is None else widths[segment.space]
         path = directory / SEGMENTS / segment.name
-        size = path.stat().st_size if path.is_file() else -1
-        if size < HEADER + segment.length * unit:
+        if (reason := fault(path, 0 if segment.space is None else unit // 4, segment.length * unit)) is not None:
             unreadable.add(segment.id)
-            what = "is missing" if size < 0 else "is shorter than what was committed to it"
-            report.problems.append(f"{SEGMENTS}/{segment.name} {what}")
+            report.problems.append(f"{SEGMENTS}/{segment.name} {reason}")
     with Progress("verifying", len(batches), progress, "batches") as bar:
         for batch in batches:
             segment = segments[batch.segment]

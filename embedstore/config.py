@@ -29,8 +29,12 @@ class StoreConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.recall <= 1.0:
-            raise InvalidArgument(f"recall is {self.recall}, but must be above 0 and at most 1")
+        if not isinstance(self.recall, (int, float)) or isinstance(self.recall, bool) or not 0.0 < self.recall <= 1.0:
+            raise InvalidArgument(f"recall is {self.recall!r}, but must be above 0 and at most 1")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**32:
+            raise InvalidArgument(f"seed is {self.seed!r}, but must be a whole number from 0 to 4,294,967,295")
+        if self.factory is not None and not isinstance(self.factory, str):
+            raise InvalidArgument(f"factory is {self.factory!r}, but must be a FAISS factory string such as 'HNSW32'")
         if self.tail_floats < 0 or self.segment_bytes < 1 or self.lock_seconds < 0:
             raise InvalidArgument("tail_floats, segment_bytes and lock_seconds can't be negative")
 

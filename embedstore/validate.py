@@ -24,10 +24,13 @@ def as_vectors(value: Any, what: str = "vectors") -> Vectors:
     Raises:
         InvalidVector: not numbers, or of another rank.
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError):
+        raise InvalidVector(f"{what} must all have the same length: pass a float32 array of shape (n, d)") from None
     if array.dtype.kind not in "fiu":
         raise InvalidVector(f"{what} must be numbers, not {array.dtype}: pass a float32 array of shape (n, d)")
-    if array.ndim not in (1, 2):
+    if array.ndim not in (1, 2) or array.shape[-1] == 0:
         raise InvalidVector(f"{what} must have shape (d,) or (n, d), not {array.shape}")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the check for faults names
         return np.ascontiguousarray(array.reshape(-1, array.shape[-1]), dtype=np.float32)
@@ -80,7 +83,8 @@ def check_k(k: int) -> int:
 
 def check_recall(recall: float | None) -> None:
     """Raise InvalidArgument unless recall is None or in (0, 1]."""
-    if recall is not None and not 0.0 < recall <= 1.0:
+    number = isinstance(recall, (int, float, np.number)) and not isinstance(recall, bool)
+    if recall is not None and not (number and 0.0 < recall <= 1.0):
         raise InvalidArgument(f"recall is {recall!r}, but must be above 0 and at most 1")
 
 

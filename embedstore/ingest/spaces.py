@@ -91,7 +91,7 @@ def _fit(writer: Writer, reader: Reader, options: FitOptions, report: AddReport,
     encoder, _, notes = fit.fit_encoder(
         pictures,
         kind=options.encoder or "autoencoder",
-        dimension=options.dimension or 64,
+        dimension=64 if options.dimension is None else options.dimension,
         image_size=size,
         seed=options.seed,
         minutes=options.minutes,

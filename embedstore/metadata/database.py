@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,15 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from embedstore.errors import DiskFull, EmbedstoreError, NotAStore, StoreBusy, StoreDamaged, StoreReadOnly
+from embedstore.errors import (
+    DiskFull,
+    EmbedstoreError,
+    NotAStore,
+    StoreBusy,
+    StoreDamaged,
+    StoreNotFound,
+    StoreReadOnly,
+)
 
 #: Seconds that a connection waits for another one's commit to end; commits take milliseconds.
 _BUSY_SECONDS = 30.0
@@ -89,6 +97,8 @@ class Database:
         if code == sqlite3.SQLITE_FULL:
             return DiskFull(f"no room left for {place}: free some space and run the same command again")
         if code == sqlite3.SQLITE_IOERR:
+            if getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ):
+                return StoreDamaged(f"{place}/store.db can't be read ({error}): check the disk, or restore a backup")
             return DiskFull(f"can't write to {place} ({error}): check free space, quota and file-size limits")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return StoreBusy(f"{place} is locked by another program that reads or writes store.db: try again later")
@@ -105,6 +115,13 @@ class Database:
     def raw(self) -> Any:
         """A DBAPI connection of the caller's own (one a thread), for the few reads that must take microseconds."""
         return self._connect()
+
+    def copy_to(self, target: Path) -> None:
+        """SQLite's online backup, synced: whole even while another process commits; what was at ``target`` goes."""
+        with self._translated():
+            target.unlink(missing_ok=True)
+            with closing(sqlite3.connect(target)) as new, closing(self._connect()) as old:
+                old.backup(new)
 
     def close(self) -> None:
         """Close all pooled connections."""
@@ -137,7 +154,10 @@ class Clock:
 
     def stamp(self) -> tuple[int, int]:
         """The file's identity and time; take it before reading, and hand it to ``settle`` afterwards."""
-        stat = os.stat(self._path)  # noqa: PTH116 - a Path costs as much again as the call
+        try:
+            stat = os.stat(self._path)  # noqa: PTH116 - a Path costs as much again as the call
+        except OSError as error:
+            raise StoreNotFound(f"{self._path} is gone ({error.strerror}) while the store was open") from None
         return stat.st_ino, stat.st_mtime_ns
 
     def changed(self, now_ns: int) -> bool:

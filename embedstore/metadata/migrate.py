@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from importlib import resources
 from pathlib import Path
 
 from sqlalchemy import Connection
 
+from embedstore.durable import sync_directory, writing
 from embedstore.errors import NotAStore, StoreReadOnly, StoreTooNew
 from embedstore.metadata.database import Database
 from embedstore.metadata.schema import HEAD
@@ -35,13 +35,18 @@ def revision(path: Path) -> str:
     return str(row[0])
 
 
+def scripts() -> str:
+    """Where Alembic's revisions are."""
+    return str(resources.files("embedstore.migrations"))
+
+
 def upgrade(connection: Connection) -> None:
     """Run all missing revisions inside the caller's transaction."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(resources.files("embedstore.migrations")))
+    config.set_main_option("script_location", scripts().replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
@@ -50,13 +55,13 @@ def known_revisions() -> set[str]:
     """Every revision that this version of embedstore can read or upgrade from."""
     from alembic.script import ScriptDirectory
 
-    return {
-        script.revision for script in ScriptDirectory(str(resources.files("embedstore.migrations"))).walk_revisions()
-    }
+    return {script.revision for script in ScriptDirectory(scripts()).walk_revisions()}
 
 
 def bring_up_to_date(path: Path, *, read_only: bool) -> Path | None:
     """Upgrade an older store after copying its database beside it; refuse a newer one.
+
+    The caller holds the one writer's lock where it may come to an upgrade.
 
     Returns:
         The backup's path, or None where nothing had to be done.
@@ -73,21 +78,16 @@ def bring_up_to_date(path: Path, *, read_only: bool) -> Path | None:
             f"{path.parent} has the older schema {found!r}: open it once for writing, which upgrades it after a backup"
         )
     backup = path.with_name(f"store.db.before-{HEAD}")
-    _copy(path, backup)
     database = Database(path)
     try:
+        # Aside first, so that a crash leaves either no backup or a whole one.
+        draft = path.with_name(f"{backup.name}.new")
+        with writing(backup):
+            database.copy_to(draft)
+            draft.replace(backup)
+            sync_directory(path.parent)
         with database.write() as connection:
             upgrade(connection)
     finally:
         database.close()
     return backup
-
-
-def _copy(source: Path, target: Path) -> None:
-    """SQLite's online backup: whole even while another process commits."""
-    old, new = sqlite3.connect(source), sqlite3.connect(target)
-    try:
-        old.backup(new)
-    finally:
-        old.close()
-        new.close()

@@ -55,6 +55,8 @@ def measure(
     """
     from embedstore.index.tune import recall_interval
 
+    if isinstance(sample, bool) or not isinstance(sample, (int, np.integer)) or sample < 1:
+        raise InvalidArgument(f"sample is {sample!r}, but must be a whole number of at least 1")
     alive = view.live_positions()
     if len(alive) < 2:
         raise InvalidArgument(f"recall needs at least 2 items, and the store has {len(alive)}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from embedstore.durable import sync_directory, sync_file, writing
-from embedstore.errors import StoreExists
+from embedstore.errors import StoreDamaged, StoreExists
 from embedstore.metadata import catalog
 from embedstore.metadata.database import Database
 from embedstore.progress import Progress
@@ -29,11 +30,11 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
     if target.exists():
         raise StoreExists(f"{target} exists already: name a new directory for the backup")
     draft = target.with_name(f".{target.name}.partial")
-    if draft.exists():
-        shutil.rmtree(draft)
-    with writer.locked("making a backup"), writing(target):
+    with writer.locked("making a backup"), writing(target), _removed_on_failure(draft):
+        shutil.rmtree(draft, ignore_errors=True)
         layout.make(draft)
-        _copy_database(writer.directory / layout.DATABASE, draft / layout.DATABASE)
+        writer.database.copy_to(draft / layout.DATABASE)
+        _sync(draft / layout.DATABASE)
         # What the copy names, not what the original names by now.
         database = Database(draft / layout.DATABASE, read_only=True)
         try:
@@ -47,7 +48,7 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
                 files += [(layout.TIERS, tier.name, -1) for tier in catalog.read_tiers(connection)]
         finally:
             database.close()
-        files += [(layout.MODELS, p.name, -1) for p in (writer.directory / layout.MODELS).iterdir() if p.is_file()]
+        files += [(layout.MODELS, path.name, -1) for path in (writer.directory / layout.MODELS).glob("*.*")]
         with Progress("copying", len(files), progress, "files") as bar:
             for folder, name, length in files:
                 source = writer.directory / folder / name
@@ -63,20 +64,27 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
 
 def _copy(source: Path, target: Path, length: int) -> None:
     """Copy a file; of a segment only what is committed."""
+    if not source.is_file():
+        raise StoreDamaged(f"{source} is missing: restore a backup")
     with source.open("rb") as old, target.open("wb") as new:
         shutil.copyfileobj(old, new, 2**20)
         if length >= 0:
+            if new.tell() < length:
+                raise StoreDamaged(f"{source} is shorter than what was committed to it: restore a backup")
             new.truncate(length)
         new.flush()
         sync_file(new.fileno())
 
 
-def _copy_database(source: Path, target: Path) -> None:
-    old, new = sqlite3.connect(source), sqlite3.connect(target)
-    try:
-        old.backup(new)
-    finally:
-        old.close()
-        new.close()
-    with target.open("rb+") as file:
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
         sync_file(file.fileno())
+
+
+@contextmanager
+def _removed_on_failure(draft: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise

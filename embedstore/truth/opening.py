@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from embedstore.durable import WriteLock, sync_directory, writing
 from embedstore.errors import NotAStore, StoreExists, StoreNotFound, StoreReadOnly
 from embedstore.metadata import catalog, migrate
 from embedstore.metadata.database import Database
+from embedstore.metadata.schema import HEAD
 from embedstore.truth import layout
 from embedstore.types import Metric
 
 _OURS = {layout.DATABASE, layout.LOCK, layout.SEGMENTS, layout.TIERS, layout.MODELS, f"{layout.DATABASE}.new"}
+
+_PATIENCE = 10.0  # seconds to wait for another process that upgrades the store
 
 
 def exists(directory: Path) -> bool:
@@ -34,11 +38,11 @@ def create(directory: Path, config: StoreConfig) -> None:
         from embedstore.index.build import parse
 
         parse(config.factory, 64, Metric.L2)
-    if exists(directory):
-        raise StoreExists(f"{directory} is a store already: open it, or name another path")
-    if directory.exists() and not directory.is_dir():
-        raise StoreExists(f"{directory} is a file: name a directory for the store")
     with writing(directory):
+        if exists(directory):
+            raise StoreExists(f"{directory} is a store already: open it, or name another path")
+        if directory.exists() and not directory.is_dir():
+            raise StoreExists(f"{directory} is a file: name a directory for the store")
         if directory.exists() and (others := {path.name for path in directory.iterdir()} - _OURS):
             raise StoreExists(f"{directory} holds other things ({sorted(others)[0]}, ...): name a new directory")
         layout.make(directory)
@@ -72,18 +76,22 @@ def open_database(directory: Path, *, read_only: bool) -> tuple[Database, dict[s
     Raises:
         StoreNotFound, NotAStore, StoreTooNew, StoreReadOnly.
     """
-    if not directory.exists():
-        raise StoreNotFound(f"there is no store at {directory}: `embedstore index {directory} SOURCE` makes one")
-    if not directory.is_dir():
-        raise NotAStore(f"{directory} is a file, not a store: a store is a directory with a store.db in it")
     path = directory / layout.DATABASE
     try:
+        if not directory.exists():
+            raise StoreNotFound(f"there is no store at {directory}: `embedstore index {directory} SOURCE` makes one")
+        if not directory.is_dir():
+            raise NotAStore(f"{directory} is a file, not a store: a store is a directory with a store.db in it")
         there = path.is_file()
     except PermissionError:
         raise StoreReadOnly(f"{directory} can't be read: check its permissions") from None
     if not there:
         raise NotAStore(f"{directory} is no store: it has no {layout.DATABASE}; `embedstore index` makes a new one")
-    backup = migrate.bring_up_to_date(path, read_only=read_only)
+    backup = None
+    if migrate.revision(path) != HEAD:
+        # Of two processes that open it at once, the second must not take the upgraded database for the old one.
+        with nullcontext() if read_only else WriteLock(directory / layout.LOCK, _PATIENCE).held("upgrading the store"):
+            backup = migrate.bring_up_to_date(path, read_only=read_only)
     database = Database(path, read_only=read_only)
     try:
         with database.read() as connection:

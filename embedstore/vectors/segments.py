@@ -42,13 +42,43 @@ def checksum(parts: Iterable[bytes | memoryview]) -> bytes:
     return digest.digest()
 
 
+def _header(dimension: int) -> bytes:
+    return struct.pack("<8sII", _MAGIC, _VERSION, dimension).ljust(HEADER, b"\0")
+
+
+def fault(path: Path, dimension: int, committed: int) -> str | None:
+    """What is wrong with a segment file's header and length ('is missing', ...), or None.
+
+    Args:
+        path: of the file.
+        dimension: of its vectors; 0 for thumbnails.
+        committed: bytes, header not counted.
+    """
+    try:
+        descriptor = _open(path)
+    except StoreDamaged:
+        return "can't be read" if path.exists() else "is missing"
+    try:
+        return _fault(descriptor, dimension, committed)
+    finally:
+        os.close(descriptor)
+
+
+def _fault(descriptor: int, dimension: int, committed: int) -> str | None:
+    if os.fstat(descriptor).st_size < HEADER + committed:
+        return "is shorter than what was committed to it"
+    if os.pread(descriptor, HEADER, 0) != _header(dimension):
+        return "is not the segment that was committed (its header differs)"
+    return None
+
+
 def create(path: Path, dimension: int) -> None:
     """Make an empty segment file and sync it with its directory; an unnamed file of that name is overwritten."""
     with writing(path):
         path.parent.mkdir(exist_ok=True)  # version control and some archives keep no empty folder
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o644)
         try:
-            os.write(descriptor, struct.pack("<8sII", _MAGIC, _VERSION, dimension).ljust(HEADER, b"\0"))
+            os.write(descriptor, _header(dimension))
             sync_file(descriptor)
         finally:
             os.close(descriptor)
@@ -153,14 +183,11 @@ def _map(path: Path, dimension: int, rows: int, first: int) -> _Mapped:
     length = HEADER + rows * dimension * 4
     descriptor = _open(path)
     try:
-        if os.fstat(descriptor).st_size < length:
-            raise StoreDamaged(f"{path} is shorter than what was committed to it: restore a backup")
+        if (reason := _fault(descriptor, dimension, rows * dimension * 4)) is not None:
+            raise StoreDamaged(f"{path} {reason}: restore a backup")
         mapped = mmap.mmap(descriptor, length, access=mmap.ACCESS_READ)
     finally:
         os.close(descriptor)
-    magic, version, stored = struct.unpack_from("<8sII", mapped)
-    if (magic, version, stored) != (_MAGIC, _VERSION, dimension):
-        raise StoreDamaged(f"{path} is not the segment that was committed (its header differs): restore a backup")
     array = np.frombuffer(mapped, dtype=_ROW, count=rows * dimension, offset=HEADER).reshape(rows, dimension)
     return _Mapped(first, array, mapped)
 
