@@ -66,7 +66,8 @@ def check_queries(vectors: Vectors, dimension: int, metric: Metric) -> None:
     check_dimension(vectors, dimension, "query vectors")
     if len(vectors) == 1:
         # The hot path: one product tells of NaN, infinity and zero in a tenth of the time of the full check.
-        square = float(vectors[0].dot(vectors[0]))
+        with np.errstate(all="ignore"):
+            square = float(vectors[0].dot(vectors[0]))
         if 0.0 < square < math.inf or (square == 0.0 and metric is not Metric.COSINE):
             return
     for index, reason in vector_faults(vectors, metric).items():
@@ -126,7 +127,7 @@ def dump_metadata(metadata: Metadata) -> str:
     """Metadata as the JSON text that is stored.
 
     Raises:
-        InvalidArgument: not an object with text keys, NaN or infinity, or a value that JSON doesn't have.
+        InvalidArgument: not an object with text keys, NaN or infinity, NUL, or a value that JSON doesn't have.
     """
     if not isinstance(metadata, dict):
         raise InvalidArgument(f"metadata must be a dict, not {type(metadata).__name__}")
@@ -138,7 +139,17 @@ def dump_metadata(metadata: Metadata) -> str:
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"metadata can't be stored as JSON: {error}") from None
+    if "\\u0000" in text and _has_nul(json.loads(text)):
+        raise InvalidArgument("metadata can't hold the character NUL: SQLite would cut the text there")
     return text
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any("\0" in key or _has_nul(item) for key, item in value.items())
+    if isinstance(value, list):
+        return any(map(_has_nul, value))
+    return isinstance(value, str) and "\0" in value
 
 
 def last_of_each(ids: Sequence[str]) -> list[int]:
