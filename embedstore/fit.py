@@ -79,11 +79,12 @@ def fit_encoder(
         raise InvalidArgument(
             f"the encoder {kind!r} can't be fitted: use one of {', '.join(registry.names('encoders'))}"
         )
-    sizes = [tuple(picture.shape[:2]) for picture in pictures]
+    same_size = isinstance(pictures, np.ndarray) and pictures.ndim > 2
+    sizes = [picture.shape[:2] for picture in (pictures[:1] if same_size else pictures)]
     size, note = preprocess.choose_image_size(sizes, image_size)
     notes = [note] if note else []
     fitted = preprocess.fit_pictures(pictures, size, preprocess.choose_channels(pictures))
-    if (fitted == fitted[0]).all():
+    if all((fitted[start : start + 1024] == fitted[0]).all() for start in range(0, len(fitted), 1024)):
         raise InvalidArgument(f"all {len(fitted):,} pictures are the same: an encoder needs pictures that differ")
     capacity = min(len(fitted), fitted[0].size)
     if dimension > capacity:

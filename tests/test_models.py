@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 from pathlib import Path
 
@@ -17,7 +18,14 @@ from hypothesis import strategies as st
 from embedstore.errors import InvalidArgument, ModelInvalid
 from embedstore.models import checkpoint, resume, training, weights
 from embedstore.models.augment import augment
-from embedstore.models.autoencoder import Autoencoder, AutoencoderConfig, channels_last, fold_norms
+from embedstore.models.autoencoder import (
+    Autoencoder,
+    AutoencoderConfig,
+    channels_last,
+    fold_norms,
+    from_patches,
+    to_patches,
+)
 from embedstore.models.objective import Objective, contrast
 from embedstore.models.optimizer import orthogonalize
 from embedstore.models.principal import principal_components, sample_rows
@@ -67,6 +75,15 @@ def test_the_grid_of_the_body_has_at_most_eight_positions_on_a_side(size: tuple[
         assert 0 <= (positions << config.halvings) - side < 1 << config.halvings
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_come_back_from_their_patches(channels: int) -> None:
+    pictures = torch.rand(2, channels, 8, 12)
+    patches = to_patches(pictures, 4)
+    assert patches.shape == (2, 16 * channels, 2, 3)
+    assert torch.equal(patches[1, :, 1, 2], pictures[1, :, 4:8, 8:12].permute(1, 2, 0).flatten())
+    assert torch.equal(from_patches(patches, 4), pictures)
+
+
 def test_folding_the_norms_keeps_the_function() -> None:
     model = random_model(SMALL)
     pictures = torch.rand(5, 1, 16, 12)
@@ -113,7 +130,7 @@ def test_principal_components_are_those_of_a_singular_value_decomposition(count:
     centred = (rows - rows.mean(axis=0)).astype(np.float32)
     components, variances = principal_components(centred, 5)
     # The oracle works on the ten coordinates that the rows were made from.
-    q, r = np.linalg.qr(centred.T @ rng.standard_normal((count, 10)))
+    q, _ = np.linalg.qr(centred.T @ rng.standard_normal((count, 10)))
     _, singular, directions = np.linalg.svd(centred @ q, full_matrices=False)
     np.testing.assert_allclose(variances, singular[:5] ** 2 / count, rtol=1e-3)
     np.testing.assert_allclose(np.abs(components @ (directions @ q.T)[:5].T), np.eye(5), atol=2e-2)
@@ -216,6 +233,29 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
     assert not state.exists()
     expected, found = checkpoint.to_arrays(whole), checkpoint.to_arrays(resumed)
     assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_ctrl_c_waits_for_the_end_of_the_step_and_saves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, state = blobs(60), tmp_path / "fit.state"
+    step, finished = training._step, 0
+
+    def interrupted(*arguments: object) -> float:
+        nonlocal finished
+        if finished == 2:
+            signal.raise_signal(signal.SIGINT)
+        error = step(*arguments)  # type: ignore[arg-type]
+        finished += 1
+        return error
+
+    monkeypatch.setattr(training, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(pictures, SMALL, steps=12, progress=False, checkpoint=state)
+    assert finished == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    model = random_model(SMALL)
+    found = resume.State(model, random_model(SMALL), training._optimizers(model))
+    assert resume.load(state, resume.identity(pictures, SMALL, Objective(), 0, 12), found)
+    assert found.step == 3
 
 
 @pytest.mark.parametrize("damage", ["other pictures", "torn", "absent"])

@@ -6,15 +6,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-CROP_AREA = (0.6, 1.0)  # of the picture; smaller crops confuse small objects
+CROP_AREA = (0.7, 1.0)  # of the picture; smaller crops confuse small objects
 LOG_ASPECT = 0.25  # the crop's sides are stretched by at most e to this
 CONTRAST = (0.6, 1.4)
+LOG_GAMMA = 0.6  # brightness is bent by a power of e to at most this, either way
 TINT = 0.15  # colour pictures only: each channel's own factor is within 1 +- this
 ERASED_SIDE = 0.35  # of the picture's side, at most
 
 
 def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """One random view of each picture: crop and resize, mirror, contrast, tint, one erased rectangle.
+    """One random view of each picture: crop and resize, mirror, contrast, gamma, tint, one erased rectangle.
 
     Args:
         pictures: (b, c, h, w) in [0, 1].
@@ -41,7 +42,7 @@ def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
     factor = uniform(*CONTRAST, 1, 1, 1)
     if channels == 3:
         factor = factor * uniform(1 - TINT, 1 + TINT, 3, 1, 1)
-    views = (views * factor).clamp_(0, 1)
+    views = (views * factor).clamp_(1e-3, 1).pow_(torch.exp(uniform(-LOG_GAMMA, LOG_GAMMA, 1, 1, 1)))
 
     rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     top, left = uniform(0, height, 1), uniform(0, width, 1)

@@ -25,11 +25,14 @@ class Objective:
         reconstruction: of the mean squared error, pixels in [0, 1].
         contrast: of the contrastive term; 0 is a plain autoencoder, and skips the views.
         temperature: of the contrastive term's softmax over cosine similarities.
+        length: of the term that keeps latents near the length sqrt(d), so that Euclidean neighbours, which are what a
+            search finds, are those that the contrastive term's cosines have put together.
     """
 
     reconstruction: float = 100.0
-    contrast: float = 0.1
+    contrast: float = 0.3
     temperature: float = 0.2
+    length: float = 0.02
 
 
 def loss(
@@ -46,7 +49,11 @@ def loss(
     views = torch.cat([pictures, augment(pictures, generator)]).contiguous(memory_format=torch.channels_last)
     latents, others = model.encode(views).chunk(2)  # (b, d) each
     error = F.mse_loss(model.decode(latents), pictures)
-    total = objective.reconstruction * error + objective.contrast * contrast(latents, others, objective.temperature)
+    total = (
+        objective.reconstruction * error
+        + objective.contrast * contrast(latents, others, objective.temperature)
+        + objective.length * (latents.square().mean(dim=1) - 1).square().mean()
+    )
     return total, error.detach()
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +100,38 @@ def load(path: Path, identity: str, state: State) -> bool:
     state.step, state.seconds, state.stale = int(meta["step"]), float(meta["seconds"]), int(meta["stale"])
     state.history = [(int(step), float(error)) for step, error in meta["history"]]
     return True
+
+
+@contextmanager
+def interrupts_between_steps() -> Iterator[Callable[[], None]]:
+    """Let Ctrl-C wait for the end of a step, so that the state saved is a whole one; a second Ctrl-C doesn't wait.
+
+    Yields a function that raises the KeyboardInterrupt if one has come. A program that handles SIGINT itself is left
+    alone, and so are threads other than the main one, which get no signals.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield lambda: None
+        return
+    came = False
+
+    def note(*_: object) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+
+    def check() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _tensors(state: State) -> dict[str, Tensor]:

@@ -152,7 +152,7 @@ def fit(
     saved = time.perf_counter()
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     every = max(1, steps // VALIDATIONS)
-    with Progress("fitting the encoder", steps, progress, "steps") as bar:
+    with resume.interrupts_between_steps() as check, Progress("fitting the encoder", steps, progress, "steps") as bar:
         bar.advance(state.step)
         try:
             while state.step < steps:
@@ -172,6 +172,7 @@ def fit(
                     model, average, optimizers, _load(pictures, rows, place), objective, generator, state.step
                 )
                 state.step += 1
+                check()
                 if state.step % every == 0 or state.step == steps:
                     state.record(validate(average, pictures, validation, place))
                     if state.stale >= PATIENCE and state.step >= TRIAL * steps:
