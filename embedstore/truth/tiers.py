@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,9 +40,10 @@ class TierWarning(UserWarning):
 def size(directory: Path, record: TierRecord) -> int | None:
     """Bytes of a tier's file, or None where there is none."""
     try:
-        return (directory / TIERS / record.name).stat().st_size
+        found = (directory / TIERS / record.name).stat()
     except OSError:
         return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def fault(directory: Path, record: TierRecord) -> str | None:
