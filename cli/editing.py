@@ -86,7 +86,7 @@ def delete(store: Path, ids: tuple[str, ...], where: str | None, yes: bool, as_j
         if where is not None:
             count = opened.count(where)
             if count and not yes:
-                if not sys.stdin.isatty():
+                if not _on_terminal():
                     raise click.UsageError(f"{count:,} items match, and there is no terminal to ask on: give --yes")
                 question = f"delete {count:,} of {len(opened):,} items from {output.printable(store)}?"
                 if not click.confirm(question, err=True):
@@ -103,3 +103,8 @@ def delete(store: Path, ids: tuple[str, ...], where: str | None, yes: bool, as_j
     else:
         click.echo(f"{deleted:,} deleted; {output.printable(store)} holds {left:,} items")
     return 0
+
+
+def _on_terminal() -> bool:
+    """Whether somebody is there to answer a question."""
+    return sys.stdin.isatty()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,15 +86,14 @@ def index(
     if no_labels:
         reader_options["labels"] = False
     settings = {"recall": recall, "factory": factory, "seed": seed}
-    space = {"metric": None if metric is None else Metric.parse(metric).value, "dimension": dimension}
     source = list(sources) if len(sources) > 1 else sources[0]
-    opened, reader, made = _open(store, source, reader_options, settings, space)
+    opened, reader, made = _open(store, source, reader_options, settings, metric)
     with opened:
         report = opened.index(
             reader,
             prune=prune,
             encoder=encoder,
-            dimension=64 if dimension is None else dimension,
+            dimension=dimension,
             image_size=image_size,
             fit_minutes=fit_minutes,
             metric=metric,
@@ -112,49 +112,36 @@ def _open(
     source: Path | list[Path],
     reader_options: dict[str, Any],
     settings: dict[str, Any],
-    space: dict[str, Any],
+    metric: str | None,
 ) -> tuple[Store, Reader, bool]:
     """The store, made where there is none, a reader of the source, and whether the store was made.
 
-    Args:
-        store: its path.
-        source: what is indexed.
-        reader_options: for the reader.
-        settings: of a new store; those of one that is there must be the same, where they are given.
-        space: metric and dimension of a new store's space; likewise.
+    A new store is made last: a source that isn't there, or holds nothing, leaves no empty store behind.
     """
     import embedstore
     from embedstore.readers.open import open_reader
     from embedstore.truth import opening
 
     given = {name: value for name, value in settings.items() if value is not None}
-    opened = None
-    if opening.exists(store) or (store.exists() and not (store.is_dir() and not any(store.iterdir()))):
-        opened = embedstore.open(store)
-    try:
+    with ExitStack() as stack:
+        opened = stack.enter_context(embedstore.open(store)) if opening.exists(store) else None
         if opened is not None:
-            _check_settings(opened, given | space)
-        # The source before a new store: one that isn't there, or holds nothing, leaves no empty store behind.
+            _check_settings(opened, given)
         reader = open_reader(source, **reader_options)
-    except BaseException:
-        if opened is not None:
-            opened.close()
-        raise
-    try:
-        _check_metric(reader, space["metric"])
-        if opened is not None:
-            return opened, reader, False
-        return embedstore.create(store, **given), reader, True
-    except BaseException:
-        reader.close()
-        if opened is not None:
-            opened.close()
-        raise
+        stack.callback(reader.close)
+        if metric is not None:
+            _check_metric(reader, metric)
+        made = opened is None
+        if opened is None:
+            opened = embedstore.create(store, **given)
+        stack.pop_all()  # all went well: the caller closes the store, and the store the reader
+    return opened, reader, made
 
 
-def _check_metric(reader: Reader, metric: str | None) -> None:
-    """Raise InvalidArgument where a metric is named for pictures, which would be ignored."""
-    if metric is not None and not reader.brings_vectors:
+def _check_metric(reader: Reader, metric: str) -> None:
+    """Raise InvalidArgument for an unknown metric, and for one that is named for pictures and would be ignored."""
+    Metric.parse(metric)
+    if not reader.brings_vectors:
         raise InvalidArgument(
             "--metric is for vectors, and the source brings pictures: their encoder has a metric of its own"
         )
@@ -162,16 +149,12 @@ def _check_metric(reader: Reader, metric: str | None) -> None:
 
 def _check_settings(store: Store, given: dict[str, Any]) -> None:
     """Raise InvalidArgument for what was settled when the store was made, and is given differently now."""
-    if all(value is None for value in given.values()):
-        return
-    kept = {name: getattr(store.config, name) for name in ("recall", "factory", "seed")}
-    spaces = store.info()["spaces"]
-    kept |= {name: spaces[0][name] for name in ("metric", "dimension") if spaces}
     for name, value in given.items():
-        if value is not None and name in kept and kept[name] != value:
-            was = "by size" if kept[name] is None else kept[name]
+        kept = getattr(store.config, name)
+        if kept != value:
             raise InvalidArgument(
-                f"{store.path} was made with {name} {was}, which stays: leave --{name} out, or make another store"
+                f"{store.path} was made with {name} {'by size' if kept is None else kept}, which stays: "
+                f"leave --{name} out, or make another store"
             )
 
 

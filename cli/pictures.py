@@ -12,7 +12,8 @@ import numpy as np
 
 from embedstore.errors import InvalidArgument, NoDecoder
 from embedstore.query import sheet
-from embedstore.query.resolve import ItemRef, read_picture
+from embedstore.query.resolve import ItemRef
+from embedstore.readers.files import read_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,7 +70,10 @@ def write_items(target: Path, store: Store, ids: Sequence[str]) -> list[Path]:
     if target.suffix.lower() == ".npy":
         _check_place(target)
         vectors = np.stack([store.vector(name).vector for name in ids])
-        np.save(target, vectors if len(ids) > 1 else vectors[0])
+        try:
+            np.save(target, vectors if len(ids) > 1 else vectors[0])
+        except OSError as error:
+            raise InvalidArgument(f"{target} can't be written: {error.strerror or error}") from error
         return [target]
     images = store.images(ids)
     for name, image in zip(ids, images, strict=True):
@@ -107,7 +111,7 @@ def _query_picture(store: Store, query: Any) -> Picture | None:
     if isinstance(query, ItemRef):
         return _picture(store.images([query.id])[0])
     if isinstance(query, Path):
-        return read_picture(query)
+        return read_picture(query, max_side=sheet.TILE)
     if not any(space["encoder"] for space in store.info()["spaces"]):
         return None
     try:
