@@ -32,6 +32,8 @@ def as_vectors(value: Any, what: str = "vectors") -> Vectors:
         raise InvalidVector(f"{what} must be numbers, not {array.dtype}: pass a float32 array of shape (n, d)")
     if array.ndim not in (1, 2) or array.shape[-1] == 0:
         raise InvalidVector(f"{what} must have shape (d,) or (n, d), not {array.shape}")
+    if array.dtype == np.float32:  # the hot path: to enter and leave errstate takes longer than the rest
+        return np.ascontiguousarray(array.reshape(-1, array.shape[-1]))
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the check for faults names
         return np.ascontiguousarray(array.reshape(-1, array.shape[-1]), dtype=np.float32)
 

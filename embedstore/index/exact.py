@@ -111,10 +111,11 @@ def rerank(
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     # Ascending positions make ties fall to the lower one under a stable sort, and reads run forward through the file.
     if len(positions) == 1:  # the same arithmetic without the bookkeeping of a batch, which would cost more than it
-        row = np.sort(positions[0])
+        row = positions[0].copy()
+        row.sort()
         if len(row) and row[0] < 0:
             row = row[row >= 0]
-        vectors = np.ascontiguousarray(read(row), dtype=np.float32)
+        vectors = read(row)
         if single_precision and metric is not Metric.COSINE and queries.shape[1] >= _KERNEL:
             distance = np.empty(len(row), dtype=np.float32)
             kernel = faiss.fvec_L2sqr_ny if metric is Metric.L2 else faiss.fvec_inner_products_ny
@@ -122,10 +123,9 @@ def rerank(
             distance = np.sqrt(distance, out=distance) if metric is Metric.L2 else -distance
         else:
             distance = _between(vectors, queries, metric).astype(np.float32)
-        order = distance.argsort(kind="stable")[None, :k]
-        if order.shape[1] == k:
-            return distance[order], row[order]
-        return _padded(distance[order], row[order], k)
+        order = distance.argsort(kind="stable")[:k]
+        found, nearest = distance.take(order)[None], row.take(order)[None]
+        return (found, nearest) if len(order) == k else _padded(found, nearest, k)
     positions = np.sort(positions, axis=1)
     found = np.full(positions.shape, np.inf, dtype=np.float32)
     step = max(1, _COPY_BYTES // (8 * queries.shape[1] * max(1, positions.shape[1])))

@@ -37,20 +37,20 @@ class Tier:
         first: position of its first row.
         metric: of the space.
         tuned: what `tune.tune` found for the index.
+        count: number of its rows.
     """
 
     index: Any
     first: int
     metric: Metric
     tuned: Tuned
+    count: int = field(init=False)
     _parameters: dict[int, Any] = field(default_factory=dict, repr=False)
     _settings: dict[tuple[int, float | None], tuple[int, int]] = field(default_factory=dict, repr=False)
     _restriction: list[_Restriction] = field(default_factory=list, repr=False)  # the last mask seen, or nothing
 
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-        return int(self.index.ntotal)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "count", int(self.index.ntotal))  # asking FAISS costs a microsecond each time
 
     def search(
         self,

@@ -100,7 +100,7 @@ class Engine:
             answer = self._tier(view, used[0], queries, k, mask, recall)
         else:
             answer = self._merged(view, used, queries, k, mask, recall)
-        if wanted > 1 or mask is not None:
+        if len(queries) > 1 or answer.positions[0, wanted - 1] < 0:
             short = np.flatnonzero(answer.positions[:, wanted - 1] < 0)
             if len(short):
                 # A graph can't always reach k allowed nodes; fewer hits than there are matches is never an answer.
@@ -146,7 +146,9 @@ class Engine:
         recall: float | None,
     ) -> Answer:
         _, candidates, stats = tier.search(queries, k, recall=recall, mask=mask)
-        distances, positions = exact.rerank(queries, candidates, k, view.space.metric, view.vectors.read)
+        distances, positions = exact.rerank(
+            queries, candidates, k, view.space.metric, view.vectors.read, single_precision=True
+        )
         return Answer(distances, positions, stats)
 
     def _merged(

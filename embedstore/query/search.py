@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 #: Answers whose ids are looked up in SQLite before the whole column is read: a process that asks once reads ten rows.
 _COLD_ANSWERS = 3
-#: Names of recent hits kept as strings; a row never changes its id.
-_NAMES_KEPT = 50_000
 
 
 class Searcher:
@@ -42,7 +40,6 @@ class Searcher:
         self._lock = threading.Lock()
         self._ids: IdColumn | None = None
         self._answers = 0
-        self._names: dict[int, str] = {}
 
     def search(
         self,
@@ -134,23 +131,15 @@ class Searcher:
         return where.to_sql(expression, items_table, text)
 
     def _ids_of(self, rows: npt.NDArray[np.int64]) -> list[str]:
-        names, wanted = self._names, rows.tolist()
+        column = self._ids
+        if column is None:
+            self._answers += 1
+            if self._answers <= _COLD_ANSWERS:
+                named = {row: name for row, name, _ in self._snapshots.hot().rows(rows.tolist())}
+                return [named[row] for row in rows.tolist()]
+            column = self._column()
         try:
-            return [names[row] for row in wanted]
-        except KeyError:
-            found = self._look_up(rows)
-        if len(names) > _NAMES_KEPT:
-            self._names = names = {}
-        names.update(zip(wanted, found, strict=True))
-        return found
-
-    def _look_up(self, rows: npt.NDArray[np.int64]) -> list[str]:
-        self._answers += 1
-        if self._ids is None and self._answers <= _COLD_ANSWERS:
-            named = {row: name for row, name, _ in self._snapshots.hot().rows(rows.tolist())}
-            return [named[row] for row in rows.tolist()]
-        try:
-            return (self._ids or self._column()).lookup(rows)
+            return column.lookup(rows)
         except KeyError:
             return self._column().lookup(rows)
 
@@ -164,7 +153,9 @@ class Searcher:
         """Metadata of rows, in order; empty for rows deleted since."""
         wanted = rows.tolist()
         found = {row: text for row, _, text in self._snapshots.hot().rows(wanted)}
-        return [json.loads(found[row]) if row in found else {} for row in wanted]
+        # One document for all: a call of the parser costs more than what is in a short text.
+        parsed: list[Metadata] = json.loads(f"[{','.join([found.get(row, '{}') for row in wanted])}]")
+        return parsed
 
     def read_images(self, rows: npt.NDArray[np.int64]) -> list[Image.Image | None]:
         """Stored pictures of rows, in order."""

@@ -11,6 +11,7 @@ import hashlib
 import mmap
 import os
 import struct
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,13 @@ HEADER = 64
 _MAGIC = b"embstore"
 _VERSION = 1
 _ROW = np.dtype("<f4")
-#: Mapped pages count as this process's memory once touched; after random reads of this much they are handed back
-#: (measured on 60,000 x 784: 9 of 140 microseconds a query, against 190 MB).
-_RESIDENT_LIMIT = 64 * 2**20
-_FAULT_AROUND = 2**16  # bytes that Linux maps around a page that is read
+#: Mapped pages count as this process's memory once touched, and Linux maps 64 KiB around each touch. So single rows
+#: are read through the map only where they lie within the first so many bytes of a space, and with ``pread`` beyond:
+#: a microsecond more for a row, and memory that is bounded. (Mapping all and handing pages back now and then was
+#: rejected: a fault costs more than a ``pread``.)
+_RESIDENT_BYTES = 96 * 2**20
+#: Rows asked for at once from which on the map is faster than one ``pread`` each.
+_MANY = 256
 #: Never through a link, and never waiting for a FIFO: a store that someone else made is data, and stays in its folder.
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -113,11 +117,24 @@ def append(path: Path, committed: int, parts: Sequence[bytes | memoryview]) -> i
     return end - HEADER
 
 
+class _Descriptor:
+    """An open file that closes itself: a snapshot ends when the last search that uses it does."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
 @dataclass(frozen=True, slots=True)
 class _Mapped:
     first: int
     rows: Vectors
     map: mmap.mmap
+    file: _Descriptor
 
 
 class SegmentVectors:
@@ -131,7 +148,9 @@ class SegmentVectors:
 
     def __init__(self, directory: Path, dimension: int, segments: Sequence[tuple[str, int]]) -> None:
         self.dimension = dimension
-        self._touched = 0
+        self._row_bytes = dimension * _ROW.itemsize
+        self._resident = _RESIDENT_BYTES // self._row_bytes
+        self._spilled = False  # whether more than that may be mapped, by a scan or a large read
         self._mapped: list[_Mapped] = []
         first = 0
         for name, rows in segments:
@@ -139,7 +158,7 @@ class SegmentVectors:
                 self._mapped.append(_map(directory / name, dimension, rows, first))
                 first += rows
         self.count = first
-        self._starts = np.array([part.first for part in self._mapped], dtype=np.int64)
+        self._starts = [part.first for part in self._mapped]
 
     def __len__(self) -> int:
         return self.count
@@ -147,6 +166,8 @@ class SegmentVectors:
     def blocks(self, first: int = 0, count: int | None = None) -> Iterator[tuple[int, Vectors]]:
         """The rows [first, first + count) as (first position, (n, d) view), one block a segment, without copying."""
         stop = self.count if count is None else min(self.count, first + count)
+        if stop - first > self._resident:
+            self._spilled = True
         for part in self._mapped:
             low, high = max(first, part.first), min(stop, part.first + len(part.rows))
             if low < high:
@@ -154,23 +175,38 @@ class SegmentVectors:
 
     def read(self, positions: npt.NDArray[np.int64]) -> Vectors:
         """Copies of the vectors at these positions, (n, d)."""
+        if self.count > self._resident:
+            if len(positions) <= _MANY:
+                return self._read_few(positions.tolist())
+            self._spilled = True
         if len(self._mapped) == 1:
-            found: Vectors = self._mapped[0].rows[positions]
-        else:
-            found = np.empty((len(positions), self.dimension), dtype=np.float32)
-            which = np.searchsorted(self._starts, positions, side="right") - 1
-            for number in np.unique(which):
-                chosen = which == number
-                part = self._mapped[number]
-                found[chosen] = part.rows[positions[chosen] - part.first]
-        self._touched += len(positions) * (self.dimension * 4 + _FAULT_AROUND)
-        if self._touched > _RESIDENT_LIMIT and self.count * self.dimension * 4 > _RESIDENT_LIMIT:
-            self.release()
+            return self._mapped[0].rows.take(positions, axis=0)
+        found = np.empty((len(positions), self.dimension), dtype=np.float32)
+        which = np.searchsorted(self._starts, positions, side="right") - 1
+        for number in np.unique(which):
+            chosen = which == number
+            part = self._mapped[number]
+            found[chosen] = part.rows[positions[chosen] - part.first]
         return found
+
+    def _read_few(self, positions: list[int]) -> Vectors:
+        if self._spilled:
+            self.release()
+        size, found = self._row_bytes, []
+        for position in positions:
+            part = self._mapped[bisect_right(self._starts, position) - 1]
+            start = HEADER + (position - part.first) * size
+            if position < self._resident:
+                found.append(part.map[start : start + size])
+            else:
+                found.append(os.pread(part.file.number, size, start))
+        vectors = np.frombuffer(bytearray().join(found), dtype=_ROW)
+        vectors.shape = (-1, self.dimension)
+        return vectors
 
     def release(self) -> None:
         """Hand mapped pages back; they stay in the page cache, so that the next touch costs a minor fault."""
-        self._touched = 0
+        self._spilled = False
         for part in self._mapped:
             part.map.madvise(mmap.MADV_DONTNEED)
 
@@ -181,15 +217,12 @@ class SegmentVectors:
 
 def _map(path: Path, dimension: int, rows: int, first: int) -> _Mapped:
     length = HEADER + rows * dimension * 4
-    descriptor = _open(path)
-    try:
-        if (reason := _fault(descriptor, dimension, rows * dimension * 4)) is not None:
-            raise StoreDamaged(f"{path} {reason}: restore a backup")
-        mapped = mmap.mmap(descriptor, length, access=mmap.ACCESS_READ)
-    finally:
-        os.close(descriptor)
+    file = _Descriptor(_open(path))
+    if (reason := _fault(file.number, dimension, rows * dimension * 4)) is not None:
+        raise StoreDamaged(f"{path} {reason}: restore a backup")
+    mapped = mmap.mmap(file.number, length, access=mmap.ACCESS_READ)
     array = np.frombuffer(mapped, dtype=_ROW, count=rows * dimension, offset=HEADER).reshape(rows, dimension)
-    return _Mapped(first, array, mapped)
+    return _Mapped(first, array, mapped, file)
 
 
 def read_bytes(path: Path, places: Sequence[tuple[int, int]]) -> list[bytes]:
