@@ -35,15 +35,19 @@ class StoreConfig:
             raise InvalidArgument(f"seed is {self.seed!r}, but must be a whole number from 0 to 4,294,967,295")
         if self.factory is not None and not isinstance(self.factory, str):
             raise InvalidArgument(f"factory is {self.factory!r}, but must be a FAISS factory string such as 'HNSW32'")
-        if self.tail_floats < 0 or self.segment_bytes < 1 or self.lock_seconds < 0:
-            raise InvalidArgument("tail_floats, segment_bytes and lock_seconds can't be negative")
+        for name in ("tail_floats", "segment_bytes", "lock_seconds"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not value >= (name == "segment_bytes"):
+                raise InvalidArgument(f"{name} is {value!r}, but must be a number that isn't negative")
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> StoreConfig:
+    def from_json(cls, value: Any) -> StoreConfig:
         """From a stored JSON object; settings that this version doesn't know are left alone."""
+        if not isinstance(value, dict):
+            raise InvalidArgument(f"settings must be a JSON object, not {type(value).__name__}")
         known = {field.name for field in fields(cls)}
         return cls(**{key: item for key, item in value.items() if key in known})

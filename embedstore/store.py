@@ -23,7 +23,7 @@ from embedstore.metadata import items
 from embedstore.metadata.catalog import Space
 from embedstore.query import recall as recall_measure
 from embedstore.query import records
-from embedstore.query.resolve import ItemRef, as_pictures, is_single, resolve, row_of, vectors_of_rows
+from embedstore.query.resolve import ItemRef, as_pictures, is_single, one_picture, resolve, row_of, vectors_of_rows
 from embedstore.query.search import Searcher
 from embedstore.truth import backup, compact, layout, opening, pictures, tiers
 from embedstore.truth.snapshot import Snapshots, SpaceView
@@ -177,7 +177,7 @@ class Store:
             self._target(view.space),
             id,
             metadata=metadata,
-            picture=None if picture is None else as_pictures(picture)[0],
+            picture=None if picture is None else one_picture(picture),
             vector=None if vector is None else as_vectors(vector),
         )
 

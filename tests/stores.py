@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-import embedstore
 from embedstore.config import StoreConfig
+from embedstore.errors import EmbedstoreError
 from embedstore.store import Store
 from embedstore.truth import opening
 
@@ -59,7 +60,7 @@ def assert_answers(store: Store, oracle: Oracle, rounds: int = 30, k: int = 7) -
     for query in vectors(rounds, seed=99):
         hits = store.search(query, k)
         assert [(hit.id, hit.distance) for hit in hits] == oracle.nearest(query, k, "l2")
-        plans.append(hits.stats["plan"] if "plan" in hits.stats else "tier")
+        plans.append(hits.stats.get("plan", "tier"))
     return plans
 
 
@@ -68,7 +69,7 @@ def tier_files(path: Path) -> list[Path]:
     return sorted((path / "tiers").glob("*.faiss"))
 
 
-def sentence(error: embedstore.EmbedstoreError) -> str:
+def sentence(error: EmbedstoreError) -> str:
     """An error's text, checked to be one sentence on one line."""
     text = str(error)
     assert text, "an empty message"
@@ -76,6 +77,12 @@ def sentence(error: embedstore.EmbedstoreError) -> str:
     # A full stop that ends a sentence stands before a blank and a capital; file names and abbreviations don't.
     assert not re.search(r"[a-z)]\. [A-Z]", text), text
     return text
+
+
+def refused(kind: type[EmbedstoreError], match: str, call: Callable[[], Any]) -> str:
+    with pytest.raises(kind, match=match) as caught:
+        call()
+    return sentence(caught.value)
 
 
 def in_process(code: str, *arguments: object, wait: bool = True, **environment: str) -> Any:

@@ -84,13 +84,14 @@ def _fit(writer: Writer, reader: Reader, options: FitOptions, report: AddReport,
     from embedstore.encoders.preprocess import choose_image_size
 
     start = time.perf_counter()
+    choose_image_size([(1, 1)], options.image_size)  # a wish out of bounds is named before the source is read
     pictures, sizes = sample(reader, options, progress=progress)
     # From the originals' sizes: the sample was reduced while it was read.
     size, note = choose_image_size(sizes, options.image_size)
     models = writer.directory / MODELS
     encoder, _, notes = fit.fit_encoder(
         pictures,
-        kind=options.encoder or "autoencoder",
+        kind="autoencoder" if options.encoder is None else options.encoder,
         dimension=64 if options.dimension is None else options.dimension,
         image_size=size,
         seed=options.seed,

@@ -80,6 +80,8 @@ def update(
     Raises:
         UnknownItem: there is no such item.
     """
+    if (fault := id_fault(name)) is not None:
+        raise UnknownItem(f"no item has the id {name!r}: {fault}")
     if picture is not None and vector is not None:
         raise InvalidArgument("an update takes a picture or a vector, not both: the picture is encoded to its vector")
     with target.writer.locked("updating an item"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from embedstore.metadata import items
 from embedstore.metadata.database import Database
 from embedstore.truth.snapshot import SpaceView
 from embedstore.types import Latent, Picture, Pictures, Vectors
-from embedstore.validate import as_vectors, check_dimension, check_queries
+from embedstore.validate import as_vectors, check_dimension, check_queries, id_fault
 
 #: Larger query pictures are reduced while decoding, as the readers reduce them.
 _QUERY_SIDE = 256
@@ -55,8 +55,11 @@ def resolve(
         InvalidVector, DimensionMismatch, SpaceMismatch, UnknownItem, or what reading and encoding a picture raises.
     """
     space = view.space
-    if isinstance(query, np.ndarray) and query.dtype != np.uint8 and query.ndim <= 2:
-        vectors = as_vectors(query, "query vectors")
+    if isinstance(query, np.ndarray) and query.ndim <= 2 and query.dtype != np.uint8:
+        if query.ndim == 1 and query.dtype == np.float32 and query.flags.c_contiguous and len(query):
+            vectors = query[None]  # what the checks of any array would come to, in a fifth of their time
+        else:
+            vectors = as_vectors(query, "query vectors")
         check_queries(vectors, space.dimension, space.metric)
         return Resolved(vectors, None, single=query.ndim == 1)
     single = is_single(query)
@@ -93,23 +96,38 @@ def resolve(
 
 def as_pictures(images: Any) -> Pictures:
     """Pictures from an array (n, h, w[, c]) of uint8, one PIL image, or a sequence of arrays or PIL images."""
+    if (one := as_picture(images)) is not None:
+        return one[None]
     if isinstance(images, np.ndarray) and images.ndim in (3, 4):
         if images.dtype != np.uint8:
             raise InvalidArgument(f"pictures must be uint8 with values from 0 to 255, not {images.dtype}")
         return images[..., None] if images.ndim == 3 else images
-    if (one := as_picture(images)) is not None:
-        return one[None]
-    pictures = [as_picture(image) for image in images]
+    pictures = [as_picture(image) for image in images] if isinstance(images, Iterable) else [None]
     if any(picture is None for picture in pictures):
         raise InvalidArgument("pictures must be uint8 arrays (h, w[, c]) or PIL images")
     return [picture for picture in pictures if picture is not None]
 
 
+def one_picture(value: Any) -> Picture:
+    """A PIL image or uint8 array as a picture (h, w, c).
+
+    Raises:
+        InvalidArgument: it is neither.
+    """
+    if (picture := as_picture(value)) is None:
+        raise InvalidArgument("a picture must be a uint8 array (h, w[, c]) or a PIL image")
+    return picture
+
+
 def as_picture(value: Any) -> Picture | None:
-    """A PIL image or uint8 array as a picture (h, w, c); None for anything else."""
+    """A PIL image or uint8 array (h, w) or (h, w, 1|3|4) as a picture (h, w, c); None for anything else."""
     if isinstance(value, np.ndarray):
-        if value.dtype != np.uint8 or value.ndim not in (2, 3):
+        if value.dtype != np.uint8 or not (value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (1, 3, 4))):
             return None
+        if value.shape[2:] == (4,):
+            from PIL import Image
+
+            return as_picture(Image.fromarray(value))
         return value[:, :, None] if value.ndim == 2 else value
     if hasattr(value, "getbands") and hasattr(value, "convert"):
         from embedstore.readers.decode import to_grey_or_rgb
@@ -125,8 +143,8 @@ def row_of(database: Database, name: str) -> int:
     Raises:
         UnknownItem: there is none; near ids are suggested.
     """
-    if not isinstance(name, str):
-        raise UnknownItem(f"an id is text, not {type(name).__name__}: no item has the id {name!r}")
+    if (fault := id_fault(name)) is not None:
+        raise UnknownItem(f"no item has the id {name!r}: {fault}")
     with database.read() as connection:
         known = items.find(connection, [name])
         if name in known:
@@ -148,7 +166,7 @@ def vectors_of_rows(view: SpaceView, rows: npt.NDArray[np.int64]) -> Vectors:
 def is_single(query: Any) -> bool:
     """Whether this is one query, not several."""
     if isinstance(query, np.ndarray):
-        return query.ndim < (4 if query.dtype == np.uint8 else 2)
+        return as_picture(query) is not None or query.ndim < 2
     return not isinstance(query, (list, tuple)) or _is_numbers(query)
 
 

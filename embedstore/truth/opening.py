@@ -10,7 +10,7 @@ from typing import Any
 
 from embedstore.config import StoreConfig
 from embedstore.durable import WriteLock, sync_directory, writing
-from embedstore.errors import NotAStore, StoreExists, StoreNotFound, StoreReadOnly
+from embedstore.errors import InvalidArgument, NotAStore, StoreDamaged, StoreExists, StoreNotFound, StoreReadOnly
 from embedstore.metadata import catalog, migrate
 from embedstore.metadata.database import Database
 from embedstore.metadata.schema import HEAD
@@ -34,6 +34,8 @@ def create(directory: Path, config: StoreConfig) -> None:
         InvalidArgument: the config names an index that FAISS can't make.
         StoreExists: a store, a file, or a directory with other things in it is there.
     """
+    if "\0" in str(directory):
+        raise InvalidArgument(f"{str(directory)!r} can't be a path: it contains a NUL character")
     if config.factory is not None:
         from embedstore.index.build import parse
 
@@ -96,6 +98,10 @@ def open_database(directory: Path, *, read_only: bool) -> tuple[Database, dict[s
     try:
         with database.read() as connection:
             settings = catalog.read_settings(connection)
+        StoreConfig.from_json(settings.get("config", {}))
+    except ValueError as error:  # InvalidArgument is one
+        database.close()
+        raise StoreDamaged(f"the settings in {path} make no sense ({error}): restore a backup") from None
     except BaseException:
         database.close()
         raise

@@ -1,0 +1,325 @@
+"""Sources and stores that are missing, damaged, hostile, too new or sealed get one clear sentence, and lose nothing."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import embedstore
+from embedstore.errors import (
+    EmbedstoreError,
+    InvalidArgument,
+    NotAStore,
+    SourceError,
+    StoreClosed,
+    StoreDamaged,
+    StoreExists,
+    StoreNotFound,
+    StoreReadOnly,
+    StoreTooNew,
+)
+from embedstore.store import Store
+
+from .pictures import encoded, image_of, noise, write_png
+from .stores import in_child, refused, small_store, vectors
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    with small_store(tmp_path / "vectors.store") as opened:
+        opened.add_vectors(["a", "b", "c"], vectors(3), [{"label": "Boot", "n": i} for i in range(3)])
+        yield opened
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Any:
+    with embedstore.create(tmp_path / "empty.store") as opened:
+        yield opened
+
+
+# -- sources ------------------------------------------------------------------------------------------------------
+
+
+def test_a_source_that_is_not_there_or_empty_is_named(empty: Store, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("text")
+    (tmp_path / "zero.npy").touch()
+    (tmp_path / "zero.csv").touch()
+    (tmp_path / "notes.docx").write_text("text")
+    os.mkfifo(tmp_path / "fifo")
+    for source in (
+        tmp_path / "missing",
+        tmp_path / "nothing",
+        tmp_path / "texts",
+        tmp_path / "zero.npy",
+        tmp_path / "zero.csv",
+        tmp_path / "notes.docx",
+        tmp_path / "fifo",
+        "http://example.org/pictures",
+        [],
+        iter([]),
+        np.zeros((0, 8, 8), np.uint8),
+        np.zeros((0, 4), np.float32),
+        np.zeros(3),
+        7,
+        None,
+    ):
+        refused(EmbedstoreError, ".", lambda given=source: empty.index(given, progress=False))
+        refused(EmbedstoreError, ".", lambda given=source: empty.add(given))
+    assert (len(empty), empty.info()["spaces"]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dimension": 0},
+        {"dimension": -3},
+        {"dimension": 10**6},
+        {"image_size": 0},
+        {"image_size": -1},
+        {"image_size": 10**6},
+        {"encoder": "nonsense"},
+        {"encoder": ""},
+        {"metric": "nonsense", "encoder": None},
+        {"nonsense": 1},
+        {"kind": "nonsense"},
+    ],
+)
+def test_options_out_of_range_are_named_and_make_no_space(empty: Store, options: dict[str, Any]) -> None:
+    pictures = np.stack([noise(seed=i) for i in range(4)])
+    source: Any = vectors(4) if "metric" in options else pictures
+    refused(EmbedstoreError, ".", lambda: empty.index(source, progress=False, **{"encoder": "pca", **options}))
+    assert empty.info()["spaces"] == []
+
+
+def test_bad_pictures_fail_alone(empty: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    good = {f"good{i}.png": write_png(folder / f"good{i}.png", seed=i) for i in range(3)}
+    (folder / "zero.png").touch()
+    whole = encoded(image_of(noise(64, 64)))
+    (folder / "half.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("no picture at all")
+    (folder / "bomb.png").write_bytes(encoded(image_of(np.zeros((4000, 4000, 1), np.uint8))))
+    (folder / "loop.png").symlink_to("loop.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "around").symlink_to(folder)
+    report = empty.index(folder, encoder="pca", dimension=2, max_pixels=10**6, progress=False)
+    assert (report.added, sorted(empty.ids())) == (3, sorted(good))
+    failed = {failure.id: failure.reason for failure in report.failures}
+    assert {"zero.png", "half.png", "text.jpg", "bomb.png"} <= set(failed) <= {
+        "zero.png", "half.png", "text.jpg", "bomb.png", "loop.png", "pipe.png", "around"
+    }  # fmt: skip
+    assert all(failed.values())
+    assert empty.verify().ok
+
+
+def test_pictures_all_of_which_are_bad_make_no_space(empty: Store, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    for i in range(3):
+        (tmp_path / "bad" / f"{i}.png").write_bytes(b"\x89PNG not")
+    refused(
+        SourceError, "no picture that can be read", lambda: empty.index(tmp_path / "bad", encoder="pca", progress=False)
+    )
+    refused(
+        InvalidArgument, "pictures are the same", lambda: empty.index(np.zeros((9, 4, 4), np.uint8), progress=False)
+    )
+    refused(InvalidArgument, "at least 2", lambda: empty.index(np.ones((1, 4, 4), np.uint8), progress=False))
+    assert empty.info()["spaces"] == []
+
+
+# -- stores -------------------------------------------------------------------------------------------------------
+
+
+def test_a_path_without_a_store_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "other.txt").touch()
+    (tmp_path / "file").write_text("text")
+    for read_only in (False, True):
+        refused(StoreNotFound, "no store at", lambda ro=read_only: embedstore.open(tmp_path / "missing", read_only=ro))
+        refused(NotAStore, "no store.db", lambda ro=read_only: embedstore.open(tmp_path / "folder", read_only=ro))
+        refused(NotAStore, "is a file", lambda ro=read_only: embedstore.open(tmp_path / "file", read_only=ro))
+        refused(EmbedstoreError, ".", lambda ro=read_only: embedstore.open(tmp_path / "file" / "x", read_only=ro))
+        refused(EmbedstoreError, ".", lambda ro=read_only: embedstore.open("a\0b", read_only=ro))
+    refused(StoreExists, "other things", lambda: embedstore.create(tmp_path / "folder"))
+    refused(StoreExists, "is a file", lambda: embedstore.create(tmp_path / "file"))
+    refused(EmbedstoreError, "can't be written", lambda: embedstore.create(tmp_path / "file" / "x"))
+    refused(EmbedstoreError, ".", lambda: embedstore.create("a\0b"))
+    refused(EmbedstoreError, ".", lambda: embedstore.create(tmp_path / ("x" * 300)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_store_is_not_made_over_another(store: Store) -> None:
+    refused(StoreExists, "is a store already", lambda: embedstore.create(store.path))
+    assert len(store) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"text" * 100, b"SQLite format 3\0" + b"\0" * 84])
+def test_a_database_that_is_none_is_no_store(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "store.db").write_bytes(content)
+    for read_only in (False, True):
+        refused(EmbedstoreError, "no embedstore|damaged", lambda ro=read_only: embedstore.open(tmp_path, read_only=ro))
+    assert (tmp_path / "store.db").read_bytes() == content
+
+
+def test_a_database_of_another_program_is_no_store(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "store.db")
+    connection.execute("CREATE TABLE state (a)")
+    connection.close()
+    refused(NotAStore, "other tables than ours", lambda: embedstore.open(tmp_path))
+    connection = sqlite3.connect(tmp_path / "store.db")
+    connection.execute("CREATE TABLE alembic_version (version_num)")
+    connection.close()
+    refused(NotAStore, "names no schema revision", lambda: embedstore.open(tmp_path))
+
+
+def test_a_newer_store_is_refused(store: Store) -> None:
+    store.close()
+    connection = sqlite3.connect(store.path / "store.db")
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    for read_only in (False, True):
+        message = refused(StoreTooNew, "'9999'", lambda ro=read_only: embedstore.open(store.path, read_only=ro))
+        assert "upgrade embedstore" in message
+
+
+@pytest.mark.parametrize(
+    "config", ['{"recall": "high"}', '{"tail_floats": "x"}', "[1]", "7", "no json", '{"recall": 7}']
+)
+def test_settings_that_make_no_sense_are_damage(store: Store, config: str) -> None:
+    store.close()
+    connection = sqlite3.connect(store.path / "store.db")
+    connection.execute("UPDATE settings SET value = ? WHERE key = 'config'", (config,))
+    connection.commit()
+    connection.close()
+    refused(StoreDamaged, "settings", lambda: embedstore.open(store.path))
+
+
+@pytest.mark.parametrize(
+    "name", ["../../secret", "/etc/passwd", "000001.vec/../../x", "000001.txt", "a\n000001.vec", ""]
+)
+def test_a_store_s_rows_name_no_file_outside_of_it(store: Store, tmp_path: Path, name: str) -> None:
+    (tmp_path.parent / "secret").write_text("kept")
+    store.close()
+    connection = sqlite3.connect(store.path / "store.db")
+    connection.execute("UPDATE segments SET name = ?", (name,))
+    connection.commit()
+    connection.close()
+    with embedstore.open(store.path) as opened:
+        for call in (
+            lambda: opened.search(vectors(1)[0]),
+            lambda: opened.add_vectors(["x"], vectors(1)),
+            opened.compact,
+            lambda: opened.backup(tmp_path / "copy"),
+        ):
+            refused(StoreDamaged, "no file of a store", call)
+    assert (tmp_path.parent / "secret").read_text() == "kept"
+
+
+def test_a_segment_that_is_a_link_is_not_written_or_read_through(store: Store, tmp_path: Path) -> None:
+    store.close()
+    (segment,) = (store.path / "segments").glob("*.vec")
+    segment.rename(tmp_path / "elsewhere")
+    before = (tmp_path / "elsewhere").read_bytes()
+    segment.symlink_to(tmp_path / "elsewhere")
+    with embedstore.open(store.path) as opened:
+        for call in (
+            lambda: opened.search(vectors(1)[0]),
+            lambda: opened.add_vectors(["x"], vectors(1)),
+            opened.compact,
+        ):
+            refused(EmbedstoreError, segment.name, call)
+    assert (tmp_path / "elsewhere").read_bytes() == before
+
+
+def test_a_closed_store_says_so(store: Store) -> None:
+    store.close()
+    store.close()
+    for call in (
+        lambda: store.search(vectors(1)[0]),
+        lambda: store.add_vectors(["x"], vectors(1)),
+        lambda: store.index(vectors(3), progress=False),
+        lambda: store.delete("a"),
+        lambda: store.get("a"),
+        lambda: store.update("a"),
+        lambda: store.images(["a"]),
+        lambda: store.vector("a"),
+        lambda: len(store),
+        store.ids,
+        store.info,
+        store.verify,
+        store.compact,
+        store.recall,
+        lambda: store.backup("x"),
+    ):
+        refused(StoreClosed, "was closed", call)
+
+
+def test_a_store_that_vanishes_while_it_is_open_is_named(store: Store) -> None:
+    store.search(vectors(1)[0])
+    (store.path / "store.db").unlink()
+    refused(StoreNotFound, "is gone", lambda: store.search(vectors(1)[0]))
+
+
+def test_a_read_only_directory_can_be_read_and_says_that_it_can_not_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "sealed.store"
+    with small_store(path) as store:
+        store.add_vectors(["a", "b"], vectors(2))
+    (tmp_path / "bare").mkdir()
+    for folder, _, files in os.walk(tmp_path):
+        os.chmod(folder, 0o555)  # noqa: S103
+        for file in files:
+            os.chmod(Path(folder, file), 0o444)
+
+    def task() -> None:
+        if os.geteuid() == 0:  # permissions don't bind root
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        for read_only in (True, False):
+            with embedstore.open(path, read_only=read_only) as store:
+                assert store.search(vectors(2)[1], k=1).ids == ["b"]
+                assert store.verify().ok
+                for call in (
+                    lambda opened=store: opened.add_vectors(["x"], vectors(1)),
+                    lambda opened=store: opened.delete("a"),
+                    lambda opened=store: opened.index(vectors(3), progress=False),
+                    lambda opened=store: opened.update("a", metadata={"n": 1}),
+                    lambda opened=store: opened.compact(),
+                ):
+                    refused(StoreReadOnly, "can't be written|opened for reading", call)
+        refused(StoreReadOnly, "can't be written", lambda: embedstore.create(tmp_path / "new.store"))
+        refused(StoreReadOnly, "can't be written", lambda: embedstore.create(tmp_path / "bare"))
+
+    for parent in (tmp_path, *tmp_path.parents):  # pytest makes its folders for the user alone
+        if parent.owner() == tmp_path.owner() and parent != Path("/") and parent.name != "tmp":
+            os.chmod(parent, parent.stat().st_mode | 0o055)  # noqa: S103
+    try:
+        assert in_child(task) == 0
+    finally:
+        for folder, _, _ in os.walk(tmp_path):
+            os.chmod(folder, 0o755)  # noqa: S103
+
+
+def test_a_directory_that_may_not_be_entered_is_named(tmp_path: Path) -> None:
+    small_store(tmp_path / "hidden" / "x.store").close()
+    os.chmod(tmp_path / "hidden", 0o000)
+
+    def task() -> None:
+        if os.geteuid() == 0:
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        refused(StoreReadOnly, "can't be (read|written)", lambda: embedstore.open(tmp_path / "hidden" / "x.store"))
+        refused(StoreReadOnly, "can't be (read|written)", lambda: embedstore.create(tmp_path / "hidden" / "y.store"))
+
+    try:
+        assert in_child(task) == 0
+    finally:
+        os.chmod(tmp_path / "hidden", 0o755)  # noqa: S103
