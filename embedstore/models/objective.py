@@ -30,9 +30,9 @@ class Objective:
     """
 
     reconstruction: float = 100.0
-    contrast: float = 0.3
+    contrast: float = 0.6
     temperature: float = 0.2
-    length: float = 0.02
+    length: float = 0.2
 
 
 def loss(

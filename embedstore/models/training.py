@@ -26,20 +26,20 @@ from embedstore.models.optimizer import Muon
 from embedstore.models.principal import principal_components, sample_rows
 from embedstore.progress import Progress
 
-BATCH = 256
-STEPS = 1000  # for pictures of 28 x 28 px: about four minutes on two cores
-MIN_STEPS = 300
+BATCH = 128
+STEPS = 1800  # for pictures of 28 x 28 px: about four minutes on two cores
+MIN_STEPS = 500
 MAX_EPOCHS = 100
-WARM_UP = 50  # steps
+WARM_UP = 100  # steps
 ANNEALING = 0.6  # the learning rate falls to zero over this last share of the fit
-VALIDATIONS = 20  # per fit
+VALIDATIONS = 16  # per fit
 PATIENCE = 4  # validations without improvement before the fit stops
 TRIAL = 0.3  # but not in this first share of the schedule: the contrastive term costs some reconstruction at first
 SAVE_SECONDS = 30.0
 LEARNING_RATE_MUON = 0.02
 LEARNING_RATE_ADAM = 2e-3
 AVERAGE = 0.995  # decay of the moving average of weights that is validated and kept
-VALIDATION_SHARE, VALIDATION_LIMIT = 0.05, 2048
+VALIDATION_SHARE, VALIDATION_LIMIT = 0.05, 1024
 FEWEST_TO_SPLIT = 20  # pictures; with fewer the fit is validated on the pictures that it is fitted to
 
 Stopped = Literal["converged", "schedule done", "time"]
@@ -79,10 +79,11 @@ class FitReport:
 
 
 def planned_steps(config: AutoencoderConfig, count: int, batch: int) -> int:
-    """Number of steps: fewer for larger pictures, at most 100 epochs, at least 300."""
+    """Number of steps: fewer for larger pictures (by the root of their area), at most 100 epochs, at least 500."""
     (gh, gw), halvings = config.grid, config.halvings
-    work = (gh << halvings) * (gw << halvings) / 28**2
-    return max(MIN_STEPS, int(min(STEPS, STEPS / work, MAX_EPOCHS * count / batch)))
+    area = (gh << halvings) * (gw << halvings)
+    steps = round(STEPS * min(1.0, 28 / area**0.5))
+    return min(steps, max(MIN_STEPS, MAX_EPOCHS * count // batch))
 
 
 def fit(
