@@ -60,7 +60,10 @@ def _sizes(sizes: dict[str, int]) -> str:
 def _space(space: dict[str, Any], target: float | None) -> list[tuple[str, Any]]:
     encoder = f"{space['encoder']} {space['fingerprint'][:12]}" if space["encoder"] else "none: precomputed vectors"
     lines = [
-        ("space", f"{space['name']}{' (the default)' if space['default'] else ''}"),
+        (
+            "space",
+            space["name"] + (" (searched by default)" if space["default"] and space["name"] != "default" else ""),
+        ),
         ("encoder", encoder),
         ("vectors", f"{space['vectors']:,} × {space['dimension']}, {space['metric']}"),
     ]
@@ -87,7 +90,7 @@ def _values(field: dict[str, Any]) -> str:
 @k_option
 @click.option(
     "--sample",
-    type=click.IntRange(min=1),
+    type=int,
     default=500,
     show_default=True,
     metavar="N",

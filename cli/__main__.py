@@ -1,0 +1,5 @@
+"""``python -m embedstore.cli``."""
+
+from embedstore.cli.main import main
+
+main(prog_name="embedstore")
