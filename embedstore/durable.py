@@ -16,6 +16,7 @@ from embedstore.errors import DiskFull, EmbedstoreError, StoreBusy, StoreReadOnl
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NAME = 200  # bytes of the holder's name in a lock file
 
 
 @contextmanager
@@ -101,7 +102,7 @@ class WriteLock:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    holder = os.pread(descriptor, 200, 0).split(b"\n")[0].decode("utf-8", "replace")
+                    holder = os.pread(descriptor, _NAME, 0).split(b"\n")[0].decode("utf-8", "replace").strip()
                     os.close(descriptor)
                     raise StoreBusy(
                         f"{self._path.parent} is being written by {holder or 'another process'}: "
@@ -114,7 +115,7 @@ class WriteLock:
                 raise
         self._descriptor = descriptor
         # Only for people; the lock is the kernel's. Never synced: it means nothing after a crash.
-        name = f"process {os.getpid()} ({purpose}, since {time.strftime('%H:%M:%S')})\n".encode()
+        # Padded instead of truncated: ext4 writes a truncated file out when it is closed, milliseconds for each lock.
+        name = f"process {os.getpid()} ({purpose}, since {time.strftime('%H:%M:%S')})".encode()[: _NAME - 1]
         with suppress(OSError):  # a full disk has no room for a name, and a deletion may be what makes room
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, name, 0)
+            os.pwrite(descriptor, name.ljust(_NAME - 1) + b"\n", 0)

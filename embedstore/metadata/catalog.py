@@ -10,13 +10,33 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, CursorResult, delete, func, insert, select, update
+from sqlalchemy import Connection, CursorResult, bindparam, delete, func, insert, select, update
 
 from embedstore.errors import StoreDamaged
 from embedstore.metadata.schema import batches, origins, segments, settings, spaces, state, tiers, tombstones
 from embedstore.types import Metric
 
 _FILE_NAME = re.compile(r"[0-9]{1,18}\.(vec|thumb|faiss)")
+
+
+# The statements of every commit and every snapshot, made once: to build one takes longer than to run it.
+_STATE = select(state.c.seq, state.c.layout, state.c.next_row)
+_ADVANCE = update(state).values(seq=bindparam("seq"), layout=bindparam("layout"), next_row=bindparam("next_row"))
+_SPACES = select(spaces).order_by(spaces.c.id)
+_SEGMENTS = select(segments.c.id, segments.c.kind, segments.c.space, segments.c.name, segments.c.length).order_by(
+    segments.c.id
+)
+_GROW = update(segments).where(segments.c.id == bindparam("segment")).values(length=bindparam("grown"))
+_ADD_BATCH = insert(batches)
+_BATCHES = (
+    select(*(batches.c[name] for name in ("id", "segment", "start", "count", "first_row", "rows", "checksum")))
+    .where(batches.c.id > bindparam("after"))
+    .order_by(batches.c.id)
+)
+_TOMBSTONES = select(tombstones.c.row).where(tombstones.c.seq > bindparam("after")).order_by(tombstones.c.row)
+_TIERS = select(
+    *(tiers.c[name] for name in ("id", "space", "name", "first", "count", "factory", "sha256", "signature", "tuned"))
+).order_by(tiers.c.space, tiers.c.first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +122,14 @@ def create_state(connection: Connection) -> None:
 
 def read_state(connection: Connection) -> State:
     """Where the store stands in this transaction."""
-    return State(*connection.execute(select(state.c.seq, state.c.layout, state.c.next_row)).one())
+    return State(*connection.execute(_STATE).one())
 
 
 def advance(connection: Connection, *, rows: int = 0, relayout: bool = False) -> State:
     """Count one commit, take ``rows`` row numbers, and return the state before it."""
     before = read_state(connection)
-    connection.execute(
-        update(state).values(seq=before.seq + 1, layout=before.layout + int(relayout), next_row=before.next_row + rows)
-    )
+    after = {"seq": before.seq + 1, "layout": before.layout + int(relayout), "next_row": before.next_row + rows}
+    connection.execute(_ADVANCE, after)
     return before
 
 
@@ -128,7 +147,7 @@ def write_setting(connection: Connection, key: str, value: Any) -> None:
 def read_spaces(connection: Connection) -> tuple[list[Space], str | None]:
     """All spaces, and the default one's name (None in a store without spaces)."""
     found, default = [], None
-    for row in connection.execute(select(spaces).order_by(spaces.c.id)):
+    for row in connection.execute(_SPACES):
         found.append(Space(row.id, row.name, row.encoder, row.fingerprint, row.dimension, Metric.parse(row.metric)))
         if row.is_default:
             default = row.name
@@ -156,8 +175,7 @@ def add_space(
 
 def read_segments(connection: Connection) -> list[Segment]:
     """All segments, oldest first."""
-    columns = (segments.c.id, segments.c.kind, segments.c.space, segments.c.name, segments.c.length)
-    found = [Segment(*row) for row in connection.execute(select(*columns).order_by(segments.c.id))]
+    found = [Segment(*row) for row in connection.execute(_SEGMENTS)]
     for segment in found:
         _check_name(segment.name)
     return found
@@ -178,7 +196,7 @@ def add_segment(connection: Connection, *, kind: str, space: int | None, name: s
 
 def grow_segment(connection: Connection, segment: int, length: int) -> None:
     """Record a segment's new committed length."""
-    connection.execute(update(segments).where(segments.c.id == segment).values(length=length))
+    connection.execute(_GROW, {"segment": segment, "grown": length})
 
 
 def add_batch(
@@ -194,29 +212,27 @@ def add_batch(
 ) -> None:
     """Record one append; ``rows`` only where row numbers have holes."""
     connection.execute(
-        insert(batches).values(
-            segment=segment,
-            start=start,
-            count=count,
-            first_row=first_row,
-            rows=None if rows is None else rows.astype("<i8").tobytes(),
-            checksum=checksum,
-            seq=seq,
-        )
+        _ADD_BATCH,
+        {
+            "segment": segment,
+            "start": start,
+            "count": count,
+            "first_row": first_row,
+            "rows": None if rows is None else rows.astype("<i8").tobytes(),
+            "checksum": checksum,
+            "seq": seq,
+        },
     )
 
 
 def read_batches(connection: Connection, after: int = 0) -> list[Batch]:
     """Batches with an id above ``after``, in the order of their positions."""
-    c = batches.c
-    query = select(c.id, c.segment, c.start, c.count, c.first_row, c.rows, c.checksum)
-    return [Batch(*row) for row in connection.execute(query.where(c.id > after).order_by(c.id))]
+    return [Batch(*row) for row in connection.execute(_BATCHES, {"after": after})]
 
 
 def read_tombstones(connection: Connection, after_seq: int = -1) -> npt.NDArray[np.int64]:
     """Rows deleted by commits after ``after_seq``, ascending."""
-    query = select(tombstones.c.row).where(tombstones.c.seq > after_seq).order_by(tombstones.c.row)
-    return np.fromiter((row for (row,) in connection.execute(query)), dtype=np.int64)
+    return np.fromiter((row for (row,) in connection.execute(_TOMBSTONES, {"after": after_seq})), dtype=np.int64)
 
 
 def count_tombstones(connection: Connection) -> int:
@@ -226,12 +242,10 @@ def count_tombstones(connection: Connection) -> int:
 
 def read_tiers(connection: Connection) -> list[TierRecord]:
     """All tiers, by position."""
-    c = tiers.c
-    query = select(c.id, c.space, c.name, c.first, c.count, c.factory, c.sha256, c.signature, c.tuned)
-    rows = connection.execute(query.order_by(c.space, c.first)).all()
+    rows = connection.execute(_TIERS).all()
     for row in rows:
         _check_name(row.name)
-    return [TierRecord(*row[:-1], tuned=json.loads(row[-1])) for row in rows]
+    return [TierRecord(*row[:-1], json.loads(row[-1])) for row in rows]
 
 
 def add_tier(

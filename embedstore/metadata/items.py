@@ -20,6 +20,11 @@ _COLUMNS = [column.name for column in items.columns]
 # Compiled once: executemany with tuples skips SQLAlchemy's per-row dictionaries, which cost more than SQLite's insert.
 _INSERT = str(insert(items).compile(dialect=sqlite.dialect(paramstyle="qmark"), column_keys=_COLUMNS))
 
+_LISTED = func.json_each(bindparam("listed")).table_valued("value")
+_FIND = select(*(items.c[name] for name in ("id", "row", "hash", "metadata", "origin", "source"))).where(
+    items.c.id.in_(select(_LISTED.c.value))
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -65,9 +70,8 @@ def add(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
 
 def find(connection: Connection, ids: Sequence[str]) -> dict[str, Known]:
     """What is known of these ids; unknown ones are absent."""
-    c = items.c
-    query = select(c.id, c.row, c.hash, c.metadata, c.origin, c.source).where(c.id.in_(_listed(ids)))
-    return {row[0]: Known(*row[1:]) for row in connection.execute(query)}
+    found = connection.execute(_FIND, {"listed": json.dumps(list(ids))})
+    return {row[0]: Known(*row[1:]) for row in found}
 
 
 def remove(connection: Connection, rows: npt.NDArray[np.int64], seq: int) -> int:

@@ -98,6 +98,10 @@ class Snapshots:
             self._clock.settle(stamp)
             return snapshot
 
+    def known(self) -> Snapshot:
+        """The last snapshot taken, perhaps not of the newest commit; spaces in it never change."""
+        return self._current or self.current()
+
     def hot(self) -> HotReader:
         """This thread's reader of single rows."""
         reader: HotReader | None = getattr(self._local, "reader", None)

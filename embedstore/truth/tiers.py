@@ -127,7 +127,10 @@ def ensure(writer: Writer, snapshots: Snapshots, *, check: bool = False, progres
         progress: draw bars on stderr.
     """
     built = 0
+    if not check and not _may_be_due(writer, snapshots):
+        return 0
     with writer.locked("building the index"):
+        writer.appended = 0
         if check:
             _drop_faulty(writer, snapshots)
         for name in list(snapshots.current().spaces):
@@ -138,6 +141,18 @@ def ensure(writer: Writer, snapshots: Snapshots, *, check: bool = False, progres
         if built:
             _remove_unnamed(writer)
     return built
+
+
+def _may_be_due(writer: Writer, snapshots: Snapshots) -> bool:
+    """Whether it is worth reading the newest commit, which takes as long as adding a vector.
+
+    What other writers appended meanwhile is for them to look at.
+    """
+    for view in snapshots.known().spaces.values():
+        uncovered = len(view.rows) + writer.appended - sum(tier.count for tier in view.tiers)
+        if uncovered * view.space.dimension > writer.config.tail_floats:
+            return True
+    return False
 
 
 def _drop_faulty(writer: Writer, snapshots: Snapshots) -> None:

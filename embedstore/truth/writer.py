@@ -83,6 +83,7 @@ class Writer:
         self.directory = directory
         self.database = database
         self.config = config
+        self.appended = 0  # vectors, since the tiers were looked at (see tiers.ensure)
         self._lock = WriteLock(directory / LOCK, config.lock_seconds)
 
     def locked(self, purpose: str) -> AbstractContextManager[None]:
@@ -156,6 +157,7 @@ class Writer:
                     )
                 ),
             )
+        self.appended += count
         return count - len(known), len(known)
 
     def delete(self, ids: Sequence[str]) -> int:
