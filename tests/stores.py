@@ -79,8 +79,8 @@ def sentence(error: EmbedstoreError) -> str:
     return text
 
 
-def refused(kind: type[EmbedstoreError], match: str, call: Callable[[], Any]) -> str:
-    with pytest.raises(kind, match=match) as caught:
+def refused(kind: type[EmbedstoreError], match: str | None, call: Callable[[], Any]) -> str:
+    with pytest.raises(kind, match=match or None) as caught:
         call()
     return sentence(caught.value)
 

@@ -188,7 +188,7 @@ def test_threads_of_one_process_add_and_search_at_once(path: Path) -> None:
 
         def work(number: int) -> None:
             try:
-                for i in range(8):
+                for i in range(4):
                     row = vectors(1, seed=100 * number + i)
                     store.add_vectors([f"{number}/{i}"], row, [{"n": i}])
                     hits = store.search(row[0], k=1)
@@ -196,13 +196,13 @@ def test_threads_of_one_process_add_and_search_at_once(path: Path) -> None:
             except BaseException as error:
                 failed.append(error)
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 5)]
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 13)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert failed == []
-        assert len(store) == 33
+        assert len(store) == 49
         assert store.verify().ok
 
 

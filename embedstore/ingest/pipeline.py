@@ -103,8 +103,9 @@ def _compare(target: Target, chunk: Chunk, report: AddReport, scope: str, seen: 
     with target.writer.database.read() as connection:
         todo.known = items.find(connection, [name for name in chunk.ids if id_fault(name) is None])
     last = last_of_each(chunk.ids)
-    if len(last) < len(chunk.ids):
-        report.notes.append(f"{len(chunk.ids) - len(last)} ids came more than once: the last of each is kept")
+    again = len(chunk.ids) - len(last) + sum(chunk.ids[index] in seen for index in last)
+    if again:
+        report.notes.append(f"{again} ids came more than once: the last of each is kept")
     # What can't be read now is not gone from the source.
     seen.update(failure.id for failure in chunk.failures)
     for index in last:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from embedstore.errors import (
     DiskFull,
@@ -46,7 +46,16 @@ class Database:
         # mode=ro can't roll back a crashed writer's journal, so it is used only where nothing can be written anyway.
         sealed = read_only and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
         self._uri = f"{path.absolute().as_uri()}?mode={'ro' if sealed else 'rw'}"
-        self._engine: Engine = create_engine("sqlite://", creator=self._connect, pool_reset_on_return=None)
+        # Named, because for this address SQLAlchemy would choose a pool that closes the connections of other threads
+        # once there are more than five. The last one used is the next, for its page cache is warm.
+        self._engine: Engine = create_engine(
+            "sqlite://",
+            creator=self._connect,
+            poolclass=QueuePool,
+            max_overflow=-1,
+            pool_use_lifo=True,
+            pool_reset_on_return=None,
+        )
         event.listen(self._engine, "begin", _begin)
         event.listen(self._engine, "reset", _rollback)
 
