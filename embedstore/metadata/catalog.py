@@ -245,7 +245,7 @@ def read_tiers(connection: Connection) -> list[TierRecord]:
     rows = connection.execute(_TIERS).all()
     for row in rows:
         _check_name(row.name)
-    return [TierRecord(*row[:-1], json.loads(row[-1])) for row in rows]
+    return [TierRecord(*row[:-1], tuned=json.loads(row.tuned)) for row in rows]
 
 
 def add_tier(

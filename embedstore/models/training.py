@@ -7,6 +7,7 @@ learning rate then still reaches zero in time.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,7 @@ def planned_steps(config: AutoencoderConfig, count: int, batch: int) -> int:
     """Number of steps: fewer for larger pictures (by the root of their area), at most 100 epochs, at least 500."""
     (gh, gw), halvings = config.grid, config.halvings
     area = (gh << halvings) * (gw << halvings)
-    steps = round(STEPS * min(1.0, 28 / area**0.5))
+    steps = round(STEPS * min(1.0, 28 / math.sqrt(area)))
     return min(steps, max(MIN_STEPS, MAX_EPOCHS * count // batch))
 
 
