@@ -17,7 +17,9 @@ from embedstore.metadata.schema import HEAD
 from embedstore.truth import layout
 from embedstore.types import Metric
 
-_OURS = {layout.DATABASE, layout.LOCK, layout.SEGMENTS, layout.TIERS, layout.MODELS, f"{layout.DATABASE}.new"}
+_DRAFT = f"{layout.DATABASE}.new"
+_JOURNAL = f"{_DRAFT}-journal"
+_OURS = {layout.DATABASE, layout.LOCK, layout.SEGMENTS, layout.TIERS, layout.MODELS, _DRAFT, _JOURNAL}
 
 _PATIENCE = 10.0  # seconds to wait for another process that upgrades the store
 
@@ -51,8 +53,9 @@ def create(directory: Path, config: StoreConfig) -> None:
     with WriteLock(directory / layout.LOCK, config.lock_seconds).held("creating the store"), writing(directory):
         if exists(directory):
             raise StoreExists(f"{directory} was made by another process just now: open it")
-        draft = directory / f"{layout.DATABASE}.new"
-        draft.unlink(missing_ok=True)
+        draft = directory / _DRAFT
+        for rest in (draft, draft.with_name(_JOURNAL)):  # of a creation that was interrupted
+            rest.unlink(missing_ok=True)
         draft.touch()
         database = Database(draft)
         try:
@@ -64,6 +67,7 @@ def create(directory: Path, config: StoreConfig) -> None:
                 catalog.write_setting(connection, "config", config.to_json())
         finally:
             database.close()
+        draft.with_name(_JOURNAL).unlink(missing_ok=True)
         draft.rename(directory / layout.DATABASE)
         sync_directory(directory)
         sync_directory(directory.absolute().parent)
