@@ -87,6 +87,8 @@ class Batch:
         """The item rows of its vectors, in order."""
         if self.rows is None:
             return np.arange(self.first_row, self.first_row + self.count, dtype=np.int64)
+        if len(self.rows) != 8 * self.count:
+            raise StoreDamaged(f"store.db: batch {self.id} has not the row numbers of its {self.count} vectors")
         return np.frombuffer(self.rows, dtype="<i8").astype(np.int64)
 
 
@@ -245,7 +247,7 @@ def read_tiers(connection: Connection) -> list[TierRecord]:
     rows = connection.execute(_TIERS).all()
     for row in rows:
         _check_name(row.name)
-    return [TierRecord(*row[:-1], tuned=json.loads(row.tuned)) for row in rows]
+    return [TierRecord(**{**row._mapping, "tuned": json.loads(row.tuned)}) for row in rows]
 
 
 def add_tier(
