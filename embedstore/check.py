@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embedstore.errors import EmbedstoreError, StoreDamaged
 from embedstore.metadata import catalog, items
 from embedstore.metadata.database import Database
 from embedstore.progress import Progress
@@ -80,15 +81,24 @@ def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyRep
         live = items.rows_where(connection, None)
         thumbs = items.thumb_places(connection)
         both, over = items.orphans(connection)
+        unreadable = items.unreadable(connection)
         records = catalog.read_tiers(connection)
     report.items = len(live)
     if both:
         report.problems.append(f"{both} rows are live and deleted at once")
+    if unreadable:
+        report.problems.append(f"the metadata of {unreadable} items is no JSON")
     if over:
         report.problems.append(f"{over} batches overrun the committed length of their segment")
     _batches(directory, report, segments, batches, widths, progress=progress)
     for space in spaces:
-        own = [batch.row_numbers() for batch in batches if segments[batch.segment].space == space.id]
+        own = []
+        for batch in batches:
+            if segments[batch.segment].space == space.id:
+                try:
+                    own.append(batch.row_numbers())
+                except StoreDamaged as error:
+                    report.problems.append(str(error))
         rows = np.concatenate(own) if own else np.empty(0, np.int64)
         if len(rows) > 1 and not (np.diff(rows) > 0).all():
             report.problems.append(f"space {space.name!r}: rows are not in ascending order")
@@ -154,7 +164,6 @@ def _batches(
 
 
 def _models(directory: Path, report: VerifyReport, encoders: list[tuple[str, str]]) -> None:
-    from embedstore.errors import EmbedstoreError
     from embedstore.registry import resolve
 
     for kind, fingerprint in encoders:

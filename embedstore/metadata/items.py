@@ -203,6 +203,12 @@ def thumb_places(connection: Connection) -> list[tuple[int, int, int, int]]:
     return list(connection.execute(query.order_by(c.thumb_segment, c.thumb_start)))
 
 
+def unreadable(connection: Connection) -> int:
+    """Number of live items whose metadata is no JSON: must be 0."""
+    query = select(func.count()).select_from(items).where(func.json_valid(items.c.metadata) == 0)
+    return int(connection.execute(query).scalar_one())
+
+
 def orphans(connection: Connection) -> tuple[int, int]:
     """(live items that also have a tombstone, batches that overrun their segment): both must be 0."""
     both = select(func.count()).select_from(items.join(tombstones, items.c.row == tombstones.c.row))

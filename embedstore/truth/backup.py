@@ -14,6 +14,7 @@ from embedstore.metadata.database import Database
 from embedstore.progress import Progress
 from embedstore.truth import layout
 from embedstore.truth.writer import Writer
+from embedstore.vectors.segments import HEADER, fault
 
 
 def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
@@ -41,10 +42,14 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
             with database.read() as connection:
                 spaces, _ = catalog.read_spaces(connection)
                 dimensions = {space.id: space.dimension for space in spaces}
-                files = [
-                    (layout.SEGMENTS, s.name, 64 + s.length * (4 * dimensions[s.space] if s.space is not None else 1))
-                    for s in catalog.read_segments(connection)
-                ]
+                files = []
+                for segment in catalog.read_segments(connection):
+                    width = 0 if segment.space is None else dimensions[segment.space]
+                    length = segment.length * (4 * width or 1)
+                    path = writer.directory / layout.SEGMENTS / segment.name
+                    if (reason := fault(path, width, length)) is not None:
+                        raise StoreDamaged(f"{path} {reason}: restore a backup")
+                    files.append((layout.SEGMENTS, segment.name, HEADER + length))
                 files += [(layout.TIERS, tier.name, -1) for tier in catalog.read_tiers(connection)]
         finally:
             database.close()
@@ -64,13 +69,9 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
 
 def _copy(source: Path, target: Path, length: int) -> None:
     """Copy a file; of a segment only what is committed."""
-    if not source.is_file():
-        raise StoreDamaged(f"{source} is missing: restore a backup")
     with source.open("rb") as old, target.open("wb") as new:
         shutil.copyfileobj(old, new, 2**20)
         if length >= 0:
-            if new.tell() < length:
-                raise StoreDamaged(f"{source} is shorter than what was committed to it: restore a backup")
             new.truncate(length)
         new.flush()
         sync_file(new.fileno())
