@@ -35,7 +35,15 @@ _BATCHES = (
 )
 _TOMBSTONES = select(tombstones.c.row).where(tombstones.c.seq > bindparam("after")).order_by(tombstones.c.row)
 _TIERS = select(
-    *(tiers.c[name] for name in ("id", "space", "name", "first", "count", "factory", "sha256", "signature", "tuned"))
+    tiers.c.id,
+    tiers.c.space,
+    tiers.c.name,
+    tiers.c.first,
+    tiers.c.count,
+    tiers.c.factory,
+    tiers.c.sha256,
+    tiers.c.signature,
+    tiers.c.tuned,
 ).order_by(tiers.c.space, tiers.c.first)
 
 
@@ -247,7 +255,7 @@ def read_tiers(connection: Connection) -> list[TierRecord]:
     rows = connection.execute(_TIERS).all()
     for row in rows:
         _check_name(row.name)
-    return [TierRecord(**{**row._mapping, "tuned": json.loads(row.tuned)}) for row in rows]
+    return [TierRecord(*row[:-1], tuned=json.loads(row[-1])) for row in rows]
 
 
 def add_tier(
