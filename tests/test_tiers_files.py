@@ -266,6 +266,18 @@ def test_adds_never_rewrite_a_tier_and_each_vector_is_rebuilt_a_logarithmic_numb
         assert_answers(store, oracle)
 
 
+def test_a_factory_that_needs_more_vectors_waits_for_them(path: Path) -> None:
+    oracle = Oracle()
+    with small_store(path, tail=30, factory="IVF64,Flat") as store:
+        with pytest.warns(TierWarning, match="searching exactly, for .* can't be trained on 40 vectors"):
+            add(store, oracle, [f"a{i}" for i in range(40)], vectors(40, seed=1))
+        assert tier_files(path) == []
+        assert assert_answers(store, oracle)[-1] == "exact"
+        add(store, oracle, [f"b{i}" for i in range(60)], vectors(60, seed=2))
+        assert len(tier_files(path)) == 1
+        assert store.verify().ok
+
+
 def test_compacting_what_is_whole_keeps_its_tiers_and_segments(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a segment has many parts by itself: a second compact has nothing to do."""
     monkeypatch.setattr("embedstore.truth.compact._PART", 5 * D * 4)

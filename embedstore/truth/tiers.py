@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.durable import sync_directory, sync_file, writing
-from embedstore.errors import EmbedstoreError
+from embedstore.errors import EmbedstoreError, InvalidArgument
 from embedstore.metadata import catalog
 from embedstore.metadata.catalog import TierRecord
 from embedstore.truth import trust
@@ -136,8 +136,12 @@ def ensure(writer: Writer, snapshots: Snapshots, *, check: bool = False, progres
         for name in list(snapshots.current().spaces):
             view = snapshots.current().spaces[name]
             for first, count, factory in plan(view, writer.config.tail_floats, writer.config.factory):
-                _build(writer, view, first, count, factory, progress=progress)
-                built += 1
+                try:
+                    _build(writer, view, first, count, factory, progress=progress)
+                    built += 1
+                except InvalidArgument as error:
+                    # The rows are committed: a factory that needs more of them to be trained must not fail their add.
+                    warnings.warn(f"{writer.directory}: searching exactly, for {error}", TierWarning, stacklevel=2)
         if built:
             _remove_unnamed(writer)
     return built
