@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedstore import check, describe, export
+from embedstore import describe
 from embedstore.config import StoreConfig
 from embedstore.encoders.loaded import Encoders
 from embedstore.errors import InvalidArgument, StoreClosed, UnknownSpace
@@ -22,7 +22,6 @@ from embedstore.ingest.spaces import FitOptions
 from embedstore.metadata import items
 from embedstore.metadata.catalog import Space
 from embedstore.query import recall as recall_measure
-from embedstore.query import records
 from embedstore.query.resolve import ItemRef, as_pictures, is_single, one_picture, resolve, row_of, vectors_of_rows
 from embedstore.query.search import Searcher
 from embedstore.truth import backup, compact, layout, opening, pictures, tiers
@@ -315,6 +314,8 @@ class Store:
     def verify(self, *, progress: bool = False) -> VerifyReport:
         """Check every byte and row against what was committed; changes nothing."""
         self._open()
+        from embedstore import check  # here and below: a process that asks one question shouldn't wait for this
+
         return check.verify(self.path, self._database, progress=progress)
 
     def compact(self, *, progress: bool = False) -> CompactReport:
@@ -341,6 +342,9 @@ class Store:
     ) -> Exported:
         """Write items of one commit to .jsonl, .csv, .parquet, .npz, or a folder of pictures (see docs/export.md)."""
         self._open()
+        from embedstore import export
+        from embedstore.query import records
+
         found = records.stream(
             self._searcher,
             self._database,

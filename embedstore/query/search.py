@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from embedstore import filters
-from embedstore.metadata import catalog, items, where
+from embedstore.metadata import catalog, items
 from embedstore.metadata.database import Database
 from embedstore.metadata.schema import items as items_table
 from embedstore.query.engine import Answer, Engine
@@ -119,6 +118,9 @@ class Searcher:
         Raises:
             FilterError: it doesn't parse, or names a field that no item has.
         """
+        from embedstore import filters  # a process that asks one question without a filter doesn't wait for them
+        from embedstore.metadata import where
+
         expression = filters.parse(text)
         named = {field.path[0] for field in filters.fields(expression) if not field.built_in}
         with self._database.read() as connection:
