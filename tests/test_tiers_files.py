@@ -278,6 +278,20 @@ def test_a_factory_that_needs_more_vectors_waits_for_them(path: Path) -> None:
         assert store.verify().ok
 
 
+def test_a_tier_that_was_merged_away_under_a_reader_is_no_fault(path: Path) -> None:
+    oracle = filled(path, batches=1)
+    with embedstore.open(path, read_only=True) as reader, embedstore.open(path) as store:
+        held = reader._snapshots.current().spaces["default"]
+        query = vectors(1, seed=3)
+        expected = oracle.nearest(query[0], 5, "l2")
+        add(store, oracle, [f"more/{i}" for i in range(20)], vectors(20, seed=9))
+        assert held.tiers[0].name not in [file.name for file in tier_files(path)]
+        for _ in range(30):  # warnings are errors
+            answer = reader._searcher.engine.search(held, query, 5)
+            assert answer.distances[0].tolist() == [distance for _, distance in expected]
+        assert_answers(reader, oracle)
+
+
 def test_compacting_what_is_whole_keeps_its_tiers_and_segments(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a segment has many parts by itself: a second compact has nothing to do."""
     monkeypatch.setattr("embedstore.truth.compact._PART", 5 * D * 4)

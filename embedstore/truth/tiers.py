@@ -18,8 +18,9 @@ from embedstore.durable import sync_directory, sync_file, writing
 from embedstore.errors import EmbedstoreError, InvalidArgument
 from embedstore.metadata import catalog
 from embedstore.metadata.catalog import TierRecord
+from embedstore.metadata.database import Database
 from embedstore.truth import trust
-from embedstore.truth.layout import TIERS, tier_name
+from embedstore.truth.layout import DATABASE, TIERS, tier_name
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.truth.writer import Writer
 
@@ -87,12 +88,23 @@ def load(directory: Path, record: TierRecord, view: SpaceView) -> Tier | None:
                 reason = f"holds {index.ntotal} vectors, not {record.count}"
         except (EmbedstoreError, KeyError, TypeError, ValueError) as error:
             reason = f"can't be loaded ({error})"
+    if not _named(directory, record):
+        return None  # merged or compacted away since the snapshot was taken: nothing is wrong
     warnings.warn(
         f"{directory}: index tier {record.name} {reason}; searching exactly until `embedstore compact` rebuilds it",
         TierWarning,
         stacklevel=2,
     )
     return None
+
+
+def _named(directory: Path, record: TierRecord) -> bool:
+    database = Database(directory / DATABASE, read_only=True)
+    try:
+        with database.read() as connection:
+            return any(tier.name == record.name for tier in catalog.read_tiers(connection))
+    finally:
+        database.close()
 
 
 def plan(view: SpaceView, tail_floats: int, factory: str | None) -> list[tuple[int, int, str]]:
