@@ -31,8 +31,8 @@ class Engine(Protocol):
         """Values of the search parameter, ascending; empty where the engine is to be used as it comes."""
 
     def turn(self, value: int) -> None: ...
-    def search(self, query: npt.NDArray[np.float32]) -> list[int]:
-        """The numbers of the ten nearest."""
+    def search(self, query: npt.NDArray[np.float32]) -> Sequence[Any]:
+        """The ids of the ten nearest, or their numbers where the engine has no ids."""
 
     def add_one(self, number: int, vector: npt.NDArray[np.float32], metadata: dict[str, Any]) -> None: ...
 
@@ -41,8 +41,8 @@ def id_of(number: int) -> str:
     return f"train/{number:05d}"
 
 
-def number_of(name: str) -> int:
-    return int(name[6:])
+def number_of(name: str | int) -> int:
+    return int(name[6:]) if isinstance(name, str) else name
 
 
 def batches(count: int, size: int) -> Iterator[slice]:
@@ -75,7 +75,7 @@ class Faiss:
     def turn(self, value: int) -> None:
         self.index.hnsw.efSearch = value
 
-    def search(self, query: npt.NDArray[np.float32]) -> list[int]:
+    def search(self, query: npt.NDArray[np.float32]) -> Sequence[Any]:
         found: list[int] = self.index.search(query[None], K)[1][0].tolist()
         return found
 
@@ -108,7 +108,7 @@ class Hnswlib:
     def turn(self, value: int) -> None:
         self.index.set_ef(value)
 
-    def search(self, query: npt.NDArray[np.float32]) -> list[int]:
+    def search(self, query: npt.NDArray[np.float32]) -> Sequence[Any]:
         found: list[int] = self.index.knn_query(query, K)[0][0].tolist()
         return found
 
@@ -140,9 +140,10 @@ class Chroma:
 
     def turn(self, value: int) -> None: ...
 
-    def search(self, query: npt.NDArray[np.float32]) -> list[int]:
+    def search(self, query: npt.NDArray[np.float32]) -> Sequence[Any]:
         found = self.collection.query(query_embeddings=[query], n_results=K, include=["distances"])
-        return [number_of(name) for name in found["ids"][0]]
+        ids: list[str] = found["ids"][0]
+        return ids
 
     def add_one(self, number: int, vector: npt.NDArray[np.float32], metadata: dict[str, Any]) -> None:
         self.collection.add(ids=[id_of(number)], embeddings=[vector], metadatas=[metadata])
@@ -179,10 +180,10 @@ class Lance:
     def turn(self, value: int) -> None:
         self.ef = value
 
-    def search(self, query: npt.NDArray[np.float32]) -> list[int]:
+    def search(self, query: npt.NDArray[np.float32]) -> Sequence[Any]:
         # Re-ranked by the true vectors, as the store's hits are; without it SQ's codes decide.
         asked = self.table.search(query).select(["id", "_distance"]).limit(K).ef(self.ef).refine_factor(2)
-        return [number_of(row["id"]) for row in asked.to_list()]
+        return [row["id"] for row in asked.to_list()]
 
     def add_one(self, number: int, vector: npt.NDArray[np.float32], metadata: dict[str, Any]) -> None:
         self.table.add([{"id": id_of(number), "vector": vector, **metadata}])
@@ -213,10 +214,11 @@ class Store:
 
     def turn(self, value: int) -> None: ...
 
-    def search(self, query: npt.NDArray[np.float32]) -> list[int]:
+    def search(self, query: npt.NDArray[np.float32]) -> Sequence[Any]:
         hits: Any = self.store.search(query)
         hits.scores  # noqa: B018 - the table says that scores are there
-        return [number_of(name) for name in hits.ids]
+        ids: list[str] = hits.ids
+        return ids
 
     def add_one(self, number: int, vector: npt.NDArray[np.float32], metadata: dict[str, Any]) -> None:
         self.store.add_vectors([id_of(number)], vector[None], [metadata])
@@ -227,10 +229,11 @@ class StoreMetadata(Store):
 
     name = "store.search, with metadata"
 
-    def search(self, query: npt.NDArray[np.float32]) -> list[int]:
+    def search(self, query: npt.NDArray[np.float32]) -> Sequence[Any]:
         hits: Any = self.store.search(query)
         hits.scores, hits.metadata  # noqa: B018
-        return [number_of(name) for name in hits.ids]
+        ids: list[str] = hits.ids
+        return ids
 
 
 class Sqlite:
@@ -261,7 +264,7 @@ class Sqlite:
 
     def turn(self, value: int) -> None: ...
 
-    def search(self, query: npt.NDArray[np.float32]) -> list[int]:
+    def search(self, query: npt.NDArray[np.float32]) -> Sequence[Any]:
         raise NotImplementedError("SQLite has no vector index")
 
     def add_one(self, number: int, vector: npt.NDArray[np.float32], metadata: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -16,15 +17,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from engines import ENGINES, Engine, K
+from engines import ENGINES, Engine, K, number_of
 
 #: Libraries read these when they are loaded; workers that search get one thread.
 _ONE_THREAD = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "LANCE_CPU_THREADS", "TOKIO_WORKER_THREADS")
 
 
-def recall(found: list[list[int]], truth: npt.NDArray[np.int64]) -> float:
-    """Mean recall@10 of the numbers found, against truth (nq, 10)."""
-    return float(np.mean([len({*ours} & {*right}) / K for ours, right in zip(found, truth.tolist(), strict=True)]))
+def recall(found: list[Sequence[Any]], truth: npt.NDArray[np.int64]) -> float:
+    """Mean recall@10 of the ids found, against the numbers of the true ones (nq, 10)."""
+    pairs = zip(found, truth.tolist(), strict=True)
+    return float(np.mean([len({*map(number_of, ours)} & {*right}) / K for ours, right in pairs]))
 
 
 def _tune(engine: Engine, queries: Any, truth: Any, target: float) -> tuple[int | None, float]:

@@ -345,15 +345,8 @@ class Store:
         from embedstore import export
         from embedstore.query import records
 
-        found = records.stream(
-            self._searcher,
-            self._database,
-            self._snapshots,
-            matching=where,
-            space=space,
-            vectors=vectors,
-            progress=progress,
-        )
+        shared = self._searcher, self._database, self._snapshots
+        found = records.stream(*shared, matching=where, space=space, vectors=vectors, progress=progress)
         return export.export(found.records, Path(path), format, keys=found.keys, vectors=vectors and found.count > 0)
 
     def close(self) -> None:
