@@ -24,6 +24,7 @@ from embedstore.models.autoencoder import (
     from_patches,
     to_patches,
 )
+from embedstore.models.geometry import apply_map, neighbourhood_map
 from embedstore.models.objective import Objective, contrast
 from embedstore.models.optimizer import orthogonalize
 from embedstore.models.principal import principal_components, sample_rows
@@ -171,6 +172,41 @@ def test_the_contrastive_term_is_low_for_matching_pairs_and_high_for_shuffled_on
     assert contrast(a, a, 0.1) < 0.01
     assert contrast(a, a.roll(1, 0), 0.1) > 5
     torch.testing.assert_close(contrast(a, torch.ones(8, 8), 0.1), torch.tensor(8.0).log())
+
+
+def test_neighbours_differ_equally_in_every_direction_after_the_neighbourhood_map() -> None:
+    rng = torch.Generator().manual_seed(0)
+    centres = torch.randn(40, 1, 4, generator=rng) * 50
+    within = torch.randn(40, 30, 4, generator=rng) @ torch.tensor(
+        [[3.0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0.3, 0], [0, 0, 0.2, 0.5]]
+    )
+    latents = (centres + within).flatten(0, 1)
+    matrix = neighbourhood_map(latents)
+    torch.testing.assert_close(matrix, matrix.T)
+    mapped = latents @ matrix
+    torch.testing.assert_close(mapped.var(dim=0).sum(), latents.var(dim=0).sum(), rtol=1e-3, atol=0)
+    distances = torch.cdist(latents, latents)  # the oracle: the same neighbours, one by one
+    nearest = distances.argsort(dim=1)[:, 1:6]
+    differences = (mapped[:, None] - mapped[nearest]).flatten(0, 1)
+    values = torch.linalg.eigvalsh(differences.T @ differences)
+    assert values.max() / values.min() < 1.5
+
+
+@pytest.mark.parametrize("latents", [torch.zeros(5, 3), torch.ones(2, 3)])
+def test_latents_without_neighbourhoods_are_left_alone(latents: torch.Tensor) -> None:
+    assert torch.equal(neighbourhood_map(latents), torch.eye(3))
+
+
+def test_a_map_of_the_latents_is_folded_in_without_changing_the_pictures() -> None:
+    model, pictures = random_model(SMALL), torch.rand(5, 1, 16, 12)
+    random = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    matrix = random @ random.T + torch.eye(6)
+    with torch.inference_mode():
+        latents, rebuilt = model.encode(pictures), model(pictures)
+    apply_map(model, matrix)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.encode(pictures), latents @ matrix, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(pictures), rebuilt, rtol=1e-3, atol=1e-4)
 
 
 # --- training ----------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class Objective:
     """
 
     reconstruction: float = 100.0
-    contrast: float = 0.6
+    contrast: float = 0.75
     temperature: float = 0.2
     length: float = 0.2
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from embedstore.errors import InvalidArgument
 from embedstore.models import resume
 from embedstore.models.autoencoder import Autoencoder, AutoencoderConfig, channels_last, reduce
+from embedstore.models.geometry import BASE, apply_map, neighbourhood_map
 from embedstore.models.objective import Objective, loss
 from embedstore.models.optimizer import Muon
 from embedstore.models.principal import principal_components, sample_rows
@@ -190,6 +191,9 @@ def fit(
     if stopped == "time" or not state.history:
         state.record(validate(average, pictures, validation, place))
     average.load_state_dict(state.best)
+    if objective.contrast:
+        sample = np.random.default_rng(seed).permutation(training)[:BASE]
+        apply_map(average, neighbourhood_map(_encode(average, pictures, sample, place)).to(place))
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     report = FitReport(
@@ -252,6 +256,16 @@ def validate(
             x = _load(pictures, part, device)
             total += float(F.mse_loss(model(x), x)) * len(part)
     return total / len(rows)
+
+
+def _encode(
+    model: Autoencoder, pictures: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], device: torch.device
+) -> Tensor:
+    """Latents (n, d), on the CPU, of these pictures."""
+    with torch.inference_mode():
+        parts = np.array_split(rows, max(1, -(-len(rows) // 512)))
+        latents = torch.cat([model.encode(_load(pictures, part, device)).cpu() for part in parts])
+    return latents.clone()
 
 
 def _optimizers(model: Autoencoder) -> list[torch.optim.Optimizer]:
