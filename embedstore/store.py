@@ -142,6 +142,7 @@ class Store:
         *,
         sources: Sequence[str | None] | None = None,
         metric: str | Metric | None = None,
+        encoder: str = "",
         progress: bool = False,
     ) -> AddReport:
         """Add precomputed vectors, durable when this returns; known ids are replaced.
@@ -152,6 +153,7 @@ class Store:
             metadata: one object a vector.
             sources: one a vector: where it came from.
             metric: 'l2', 'cosine' or 'ip', on first use (default l2).
+            encoder: fingerprint of the space's encoder, where it has one: latents of another don't belong here.
             progress: bars on stderr while an index is built.
 
         Returns:
@@ -160,7 +162,7 @@ class Store:
         self._open()
         array = as_vectors(vectors)
         vector_ingest.check_columns(ids, array, metadata, sources)  # before a first call fixes the dimension
-        space = spaces.for_vectors(self._writer, self._snapshots, array.shape[1], metric)
+        space = spaces.for_vectors(self._writer, self._snapshots, array.shape[1], metric, encoder)
         report = vector_ingest.add_vectors(self._target(space), ids, array, metadata, sources)
         self._build(report, check=False, progress=progress)
         return report

@@ -40,8 +40,12 @@ def test_links_lead_to_files(page: Path) -> None:
 def test_shown_commands_exist_with_their_options(page: Path) -> None:
     from embedstore.cli.main import main
 
-    shown = [line[2:] for block in blocks(page.read_text(encoding="utf-8"), "console") for line in block.splitlines()
-             if line.startswith("$ embedstore ")]
+    shown = [
+        line[2:]
+        for block in blocks(page.read_text(encoding="utf-8"), "console")
+        for line in block.splitlines()
+        if line.startswith("$ embedstore ")
+    ]
     for line in shown:
         words = shlex.split(line.replace("\\", ""), comments=True)
         command = main.get_command(None, words[1])

@@ -346,3 +346,14 @@ def test_a_latent_is_the_same_however_it_was_made(store: Store, folder: Path) ->
         assert store.encode(picture).tolist() == [latent.tolist()]  # one colour picture is no batch of rows
     with embedstore.open(store.path) as again:
         assert again.encode(np.stack(pictures)).tolist() == latents.tolist()
+
+
+def test_vectors_join_an_encoders_space_only_under_its_fingerprint(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    with embedstore.create(tmp_path / "a.store") as store:
+        fingerprint = store.index(pictures, encoder="pca", dimension=4, progress=False).encoder
+        latents = store.encode(pictures[:1])
+        with pytest.raises(EncoderMismatch, match=fingerprint):
+            store.add_vectors(["mine"], latents)
+        store.add_vectors(["mine"], latents, encoder=fingerprint)
+        assert store.search(store.item("mine"), k=1).distances[0] == 0

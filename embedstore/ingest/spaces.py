@@ -63,11 +63,14 @@ def prepare(
     return snapshots.current().spaces[DEFAULT].space
 
 
-def for_vectors(writer: Writer, snapshots: Snapshots, dimension: int, metric: str | Metric | None) -> Space:
+def for_vectors(
+    writer: Writer, snapshots: Snapshots, dimension: int, metric: str | Metric | None, fingerprint: str = ""
+) -> Space:
     """The default space, made for precomputed vectors where the store has none.
 
     Raises:
         InvalidArgument: another metric than that of the space that is there.
+        EncoderMismatch: ``fingerprint`` isn't that of the space's encoder.
     """
     # Any snapshot names the space: reading the newest commit would be a third of the time of adding one vector.
     view = snapshots.known().view() or snapshots.current().view()
@@ -77,6 +80,11 @@ def for_vectors(writer: Writer, snapshots: Snapshots, dimension: int, metric: st
         return snapshots.current().spaces[DEFAULT].space
     if metric is not None and Metric.parse(metric) is not view.space.metric:
         raise InvalidArgument(f"the store compares by {view.space.metric}, not by {metric}: leave the metric out")
+    if fingerprint != view.space.fingerprint:
+        raise EncoderMismatch(
+            f"space {view.space.name!r} holds latents of the encoder {view.space.fingerprint or 'none'}, and these "
+            f"vectors are said to be of {fingerprint or 'none'}: name the right one with encoder=, or use another store"
+        )
     return view.space
 
 
