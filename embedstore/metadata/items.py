@@ -118,6 +118,18 @@ def row_ids(connection: Connection, after: int = 0) -> list[tuple[int, str]]:
     return list(connection.execute(query))
 
 
+def row_metadata(connection: Connection, after: int = 0, *, limit: int) -> list[tuple[int, str]] | None:
+    """(row, metadata text) of live items above row ``after``, by row; None where that is over ``limit`` bytes."""
+    query = select(items.c.row, items.c.metadata).where(items.c.row > after).order_by(items.c.row)
+    found, size = [], 0
+    for row, text in connection.execute(query):
+        size += len(text)
+        if size > limit:
+            return None
+        found.append((row, text))
+    return found
+
+
 def similar_ids(connection: Connection, name: str, limit: int = 3) -> list[str]:
     """Ids that a mistyped one may have meant: those that contain it, or that begin as it does."""
     near = list(

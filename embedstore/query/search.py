@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ from embedstore.metadata.database import Database
 from embedstore.metadata.schema import items as items_table
 from embedstore.query.engine import Answer, Engine
 from embedstore.query.hits import Hits
-from embedstore.query.ids import IdColumn
+from embedstore.query.texts import TextColumn
 from embedstore.truth import pictures
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.types import Metadata, Metric, Vectors
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Answers whose ids are looked up in SQLite before the whole column is read: a process that asks once reads ten rows.
 _COLD_ANSWERS = 3
+#: Metadata is kept in memory, as the ids are, while all of it is at most so long.
+_METADATA_BYTES = 8 * 2**20
 
 
 class Searcher:
@@ -37,8 +41,10 @@ class Searcher:
         self._database = database
         self._snapshots = snapshots
         self._lock = threading.Lock()
-        self._ids: IdColumn | None = None
+        self._ids: TextColumn | None = None
+        self._metadata: TextColumn | None = None
         self._answers = 0
+        self._reads: float = 0  # of metadata; infinite: there is too much to keep in memory
 
     def search(
         self,
@@ -145,19 +151,39 @@ class Searcher:
         except KeyError:
             return self._column().lookup(rows)
 
-    def _column(self) -> IdColumn:
+    def _column(self) -> TextColumn:
         with self._lock, self._database.read() as connection:
-            column = self._ids or IdColumn.of([])
+            column = self._ids or TextColumn.of([])
             self._ids = column = column.grown(items.row_ids(connection, after=column.last))
             return column
 
     def read_metadata(self, rows: npt.NDArray[np.int64]) -> list[Metadata]:
-        """Metadata of rows, in order; empty for rows deleted since."""
+        """Metadata of rows, in order; of rows deleted since it may be empty."""
+        # One document for all: a call of the parser costs more than what is in a short text.
+        parsed: list[Metadata] = json.loads(f"[{','.join(self._metadata_of(rows))}]")
+        return parsed
+
+    def _metadata_of(self, rows: npt.NDArray[np.int64]) -> list[str]:
+        self._reads += 1
+        if _COLD_ANSWERS < self._reads < math.inf:
+            column = self._metadata or self._metadata_column()
+            with suppress(KeyError):
+                return column.lookup(rows)
+            with suppress(KeyError):
+                return self._metadata_column().lookup(rows)
         wanted = rows.tolist()
         found = {row: text for row, _, text in self._snapshots.hot().rows(wanted)}
-        # One document for all: a call of the parser costs more than what is in a short text.
-        parsed: list[Metadata] = json.loads(f"[{','.join([found.get(row, '{}') for row in wanted])}]")
-        return parsed
+        return [found.get(row, "{}") for row in wanted]
+
+    def _metadata_column(self) -> TextColumn:
+        with self._lock, self._database.read() as connection:
+            column = self._metadata or TextColumn.of([])
+            more = items.row_metadata(connection, after=column.last, limit=_METADATA_BYTES - column.size)
+            if more is None:
+                self._metadata, self._reads = None, math.inf
+                return TextColumn.of([])
+            self._metadata = column = column.grown(more)
+            return column
 
     def read_images(self, rows: npt.NDArray[np.int64]) -> list[Image.Image | None]:
         """Stored pictures of rows, in order."""
