@@ -221,7 +221,8 @@ class Store:
         return ids
 
     def add_one(self, number: int, vector: npt.NDArray[np.float32], metadata: dict[str, Any]) -> None:
-        self.store.add_vectors([id_of(number)], vector[None], [metadata])
+        if self.store.add_vectors([id_of(number)], vector[None], [metadata]).added != 1:
+            raise RuntimeError(f"{id_of(number)} was not added")
 
 
 class StoreMetadata(Store):

@@ -82,7 +82,7 @@ def _answer(engine: Engine, verb: str, arguments: list[Any]) -> Any:
         first, vectors, metadata = arguments
         for i, vector in enumerate(vectors):
             start = clock()
-            engine.add_one(first + i, vector, metadata)
+            engine.add_one(first + i, vector, metadata[i])
             seconds.append(clock() - start)
         return np.array(seconds), None
     raise ValueError(verb)
