@@ -43,10 +43,10 @@ class TextColumn:
         """From (row, text) pairs by ascending row."""
         rows = np.fromiter((row for row, _ in pairs), dtype=np.int64, count=len(pairs))
         first, last = (pairs[0][0], pairs[-1][0]) if pairs else (1, 0)
-        encoded = [text.encode("utf-8", "surrogatepass") for _, text in pairs]
-        size = sum(map(len, encoded))
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for _, text in pairs)
         if size + _OVERHEAD * len(pairs) <= _STRING_BYTES:
             return cls(rows, first, last, size, [text for _, text in pairs], b"", np.zeros(1, dtype=np.int64))
+        encoded = [text.encode("utf-8", "surrogatepass") for _, text in pairs]
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
         return cls(rows, first, last, size, None, b"".join(encoded), np.concatenate([[0], np.cumsum(lengths)]))
 

@@ -31,7 +31,7 @@ _ROW = np.dtype("<f4")
 #: are read through the map only where they lie within the first so many bytes of a space, and with ``pread`` beyond:
 #: a microsecond more for a row, and memory that is bounded. (Mapping all and handing pages back now and then was
 #: rejected: a fault costs more than a ``pread``.)
-_RESIDENT_BYTES = 80 * 2**20
+_RESIDENT_BYTES = 72 * 2**20
 #: Rows asked for at once from which on the map is faster than one ``pread`` each.
 _MANY = 256
 #: Never through a link, and never waiting for a FIFO: a store that someone else made is data, and stays in its folder.
