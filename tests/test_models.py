@@ -25,7 +25,7 @@ from embedstore.models.autoencoder import (
     to_patches,
 )
 from embedstore.models.geometry import apply_map, neighbourhood_map
-from embedstore.models.objective import Objective, contrast
+from embedstore.models.objective import FOR_FEW, Objective, contrast, loss
 from embedstore.models.optimizer import orthogonalize
 from embedstore.models.principal import principal_components, sample_rows
 
@@ -209,6 +209,23 @@ def test_a_map_of_the_latents_is_folded_in_without_changing_the_pictures() -> No
         torch.testing.assert_close(model(pictures), rebuilt, rtol=1e-3, atol=1e-4)
 
 
+def test_a_varied_picture_is_encoded_and_rebuilt_as_its_view() -> None:
+    model = random_model(SMALL)
+    pictures = torch.from_numpy(blobs(8)).permute(0, 3, 1, 2).float() / 255
+    views = augment(pictures, _after_choice(8))
+    for share, expected in [(0.0, pictures), (1.0, views)]:
+        generator = torch.Generator().manual_seed(1)
+        _, error = loss(model, pictures, Objective(contrast=0, vary=share), generator)
+        torch.testing.assert_close(error, (model(expected) - expected).square().mean().detach())
+
+
+def _after_choice(count: int) -> torch.Generator:
+    """The generator as it is once the pictures to vary have been drawn."""
+    generator = torch.Generator().manual_seed(1)
+    torch.rand(count, 1, 1, 1, generator=generator)
+    return generator
+
+
 # --- training ----------------------------------------------------------------------------------------------------
 
 
@@ -288,7 +305,7 @@ def test_ctrl_c_waits_for_the_end_of_the_step_and_saves_it(tmp_path: Path, monke
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     model = random_model(SMALL)
     found = resume.State(model, random_model(SMALL), training._optimizers(model))
-    assert resume.load(state, resume.identity(pictures, SMALL, Objective(), 0, 12), found)
+    assert resume.load(state, resume.identity(pictures, SMALL, FOR_FEW, 0, 12), found)
     assert found.step == 3
 
 

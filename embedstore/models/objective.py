@@ -27,22 +27,34 @@ class Objective:
         temperature: of the contrastive term's softmax over cosine similarities.
         length: of the term that keeps latents near the length sqrt(d), so that Euclidean neighbours, which are what a
             search finds, are those that the contrastive term's cosines have put together.
+        vary: share of the pictures that are replaced by a view of themselves before anything else, so that a small set
+            isn't learnt by heart.
     """
 
     reconstruction: float = 100.0
     contrast: float = 0.75
     temperature: float = 0.2
     length: float = 0.2
+    vary: float = 0.0
+
+
+FEW = 2000  # pictures
+#: For fewer pictures than that. Measured on 100 of Fashion-MNIST: error of unseen pictures 0.0130, with the objective
+#: of large sets 0.0163 and rising from the start, PCA 0.0155; on 1,000: 0.0106 and 0.0113.
+FOR_FEW = Objective(contrast=0.2, vary=0.8)
 
 
 def loss(
     model: Autoencoder, pictures: Tensor, objective: Objective, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The loss of one batch (b, c, h, w), and its mean squared error for the reader.
+    """The loss of one batch (b, c, h, w) and its mean squared error, for the reader.
 
     One view of the contrastive pair is the picture itself: it has to be encoded for the reconstruction
     anyway, so that the pair costs two encodings instead of three.
     """
+    if objective.vary > 0:
+        chosen = torch.rand(len(pictures), 1, 1, 1, generator=generator) < objective.vary
+        pictures = torch.where(chosen.to(pictures.device), augment(pictures, generator), pictures)
     if objective.contrast == 0 or len(pictures) < 2:
         error = F.mse_loss(model(pictures), pictures)
         return objective.reconstruction * error, error.detach()

@@ -23,7 +23,7 @@ from embedstore.errors import InvalidArgument
 from embedstore.models import resume
 from embedstore.models.autoencoder import Autoencoder, AutoencoderConfig, channels_last, reduce
 from embedstore.models.geometry import BASE, apply_map, neighbourhood_map
-from embedstore.models.objective import Objective, loss
+from embedstore.models.objective import FEW, FOR_FEW, Objective, loss
 from embedstore.models.optimizer import Muon
 from embedstore.models.principal import principal_components, sample_rows
 from embedstore.progress import Progress
@@ -111,7 +111,7 @@ def fit(
         checkpoint: a file for the state of the fit, written about every 30 s and on Ctrl-C: the same call goes on from
             there. It is removed when the fit is done, and ignored when it is of other pictures or settings.
         device: 'cpu' or 'cuda'; CUDA where there is one by default.
-        objective: None is the default one.
+        objective: None is the default one for this number of pictures.
         steps: None plans them from the number and size of the pictures.
 
     Raises:
@@ -125,12 +125,12 @@ def fit(
     if minutes is not None and not minutes > 0:
         raise InvalidArgument(f"a fit can't be done in {minutes} minutes: give a positive number")
     started = time.perf_counter()
-    objective = objective or Objective()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     order = np.random.default_rng(seed).permutation(len(pictures))
     held = min(VALIDATION_LIMIT, max(1, int(len(pictures) * VALIDATION_SHARE)))
     small = len(pictures) < FEWEST_TO_SPLIT
     validation, training = np.sort(order[:held] if not small else order), order[held:] if not small else order
+    objective = objective or (FOR_FEW if len(training) < FEW else Objective())
     batch = min(BATCH, len(training))
     steps = steps or planned_steps(config, len(training), batch)
 
