@@ -32,7 +32,7 @@ class Objective:
     """
 
     reconstruction: float = 100.0
-    contrast: float = 0.75
+    contrast: float = 0.8
     temperature: float = 0.2
     length: float = 0.2
     vary: float = 0.0

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from embedstore.truth.writer import Writer
 
 if TYPE_CHECKING:
     from embedstore.index.tier import Tier
+    from embedstore.index.tune import Tuned
 
 #: A tier is merged with the stretch behind it while it is at most this many times as long: so each vector is rebuilt
 #: O(log n) times, and a store has O(log n) tiers (O'Neil et al., The log-structured merge-tree, 1996).
@@ -181,16 +182,12 @@ def _drop_faulty(writer: Writer, snapshots: Snapshots) -> None:
 
 
 def _build(writer: Writer, view: SpaceView, first: int, count: int, factory: str, *, progress: bool) -> None:
-    from embedstore.index import build, exact, tune
+    from embedstore.index import build
 
     space, vectors = view.space, view.vectors
     blocks = [block for _, block in vectors.blocks(first, count)]
     index = build.build(blocks, space.metric, factory, progress=progress, seed=writer.config.seed)
-    queries = tune.probes(
-        index, lambda at: vectors.read(at + first), _TUNING_QUERIES, metric=space.metric, seed=writer.config.seed
-    )
-    _, truth = exact.search(_relative(vectors.blocks(first, count), first), queries, _TUNING_K, space.metric)
-    tuned = tune.tune(index, queries, truth, k=_TUNING_K, target=writer.config.recall, metric=space.metric)
+    tuned = _tune(writer, view, index, first, count)
     with writer.database.write() as connection:
         number = catalog.take_file_number(connection)
     path = writer.directory / TIERS / tier_name(number)
@@ -232,6 +229,23 @@ def _removed_on_failure(draft: Path) -> Iterator[None]:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
         raise
+
+
+def _tune(writer: Writer, view: SpaceView, index: Any, first: int, count: int) -> Tuned:
+    """Tune to the store's recall, both for queries beside the data and for the stored vectors themselves."""
+    from embedstore.index import exact, tune
+
+    config, vectors, metric = writer.config, view.vectors, view.space.metric
+    half = _TUNING_QUERIES // 2
+    probes = tune.probes(index, lambda at: vectors.read(at + first), half, metric=metric, seed=config.seed)
+    chosen = np.sort(np.random.default_rng(config.seed).choice(count, min(half, count - 1), replace=False))
+    own = np.concatenate([np.full(len(probes), -1), chosen])
+    queries = np.concatenate([probes, vectors.read(chosen + first)])
+    _, near = exact.search(_relative(vectors.blocks(first, count), first), queries, _TUNING_K + 1, metric)
+    mine = (near == own[:, None]) & (own[:, None] >= 0)
+    mine[~mine.any(axis=1), -1] = True
+    truth = near[~mine].reshape(len(near), _TUNING_K)
+    return tune.tune(index, queries, truth, k=_TUNING_K, target=config.recall, metric=metric, own=own)
 
 
 def _relative(blocks: Iterator[tuple[int, np.ndarray]], first: int) -> list[tuple[int, np.ndarray]]:
