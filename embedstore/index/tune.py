@@ -219,7 +219,8 @@ def _others(index: Any, queries: Vectors, own: Positions, width: int, value: int
     labels = _labels(index, queries, width + 1, value)
     mine = (labels == own[:, None]) & (own[:, None] >= 0)
     mine[~mine.any(axis=1), -1] = True  # where it isn't found, the farthest makes room
-    return labels[~mine].reshape(len(labels), width)
+    others: Positions = labels[~mine].reshape(len(labels), width)
+    return others
 
 
 def _labels(index: Any, queries: Vectors, width: int, value: int) -> Positions:
