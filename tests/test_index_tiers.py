@@ -200,6 +200,40 @@ def test_the_type_follows_the_size(n: int, d: int, expected: str | None) -> None
     assert build.choose(n, d, Metric.L2, "IVF16,Flat") == "IVF16,Flat"
 
 
+def low_rank(n: int, d: int, rank: int, seed: int) -> Array:
+    """Vectors of ``rank`` directions and a little noise, away from the origin."""
+    rng = np.random.default_rng(seed)
+    weights = np.random.default_rng(0).standard_normal((rank, d))
+    return (rng.standard_normal((n, rank)) @ weights + 0.3 * rng.standard_normal((n, d)) + 5).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("base", "metric", "expected"),
+    [
+        (low_rank(3000, 300, 20, 1), Metric.L2, "PCA32,HNSW16,SQ8"),
+        (low_rank(3000, 300, 60, 1), Metric.COSINE, "PCA64,HNSW16,SQ8"),
+        (low_rank(3000, 300, 20, 1), Metric.IP, None),  # taking out the mean would change the products
+        (low_rank(3000, 300, 250, 1), Metric.L2, None),  # too little is left out
+        (low_rank(3000, 128, 8, 1), Metric.L2, None),
+    ],
+)
+def test_vectors_of_few_directions_are_projected_to_them(base: Array, metric: Metric, expected: str | None) -> None:
+    assert build.reduced("HNSW16,SQ8", [base[:1000], base[1000:]], metric) == expected
+
+
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.COSINE])
+def test_a_projected_tier_reaches_its_recall_by_more_candidates(metric: Metric) -> None:
+    base, queries = low_rank(4000, 300, 20, 1), low_rank(100, 300, 20, 2)
+    tier = made("PCA16,HNSW16,SQ8", metric, base, target=0.95)  # four of the twenty directions are lost
+    assert tier.tuned.target_met
+    assert tier.tuned.depth > 1
+    truth = exact.search([(0, base)], queries, 10, metric)[1]
+    assert tune.hits(answer(tier, base, queries, 10)[1], truth).mean() >= 0.9
+    more = tune.hits(answer(tier, base, queries, 10, recall=0.999)[1], truth).mean()
+    assert more >= tune.hits(answer(tier, base, queries, 10)[1], truth).mean()
+    assert tier.search(queries, 10, recall=0.999)[1].shape[1] > tier.search(queries, 10)[1].shape[1]
+
+
 def test_a_factory_string_that_faiss_does_not_know_is_named() -> None:
     with pytest.raises(InvalidArgument, match=r"'HNWS32'.*'HNSW32,Flat'"):
         build.choose(1000, 8, Metric.L2, "HNWS32")

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import embedstore
@@ -304,3 +305,23 @@ def test_compacting_what_is_whole_keeps_its_tiers_and_segments(path: Path, monke
         assert (report.dropped, report.freed, report.swept) == (0, 0, 0)
         assert {file: file.stat().st_ino for file in path.glob("*/*")} == files
         assert store.info()["commits"] == commits
+
+
+def _factory(path: Path) -> str:
+    with sqlite3.connect(path / "store.db") as connection:
+        return str(connection.execute("SELECT factory FROM tiers").fetchone()[0])
+
+
+def test_a_projection_is_kept_only_where_tuning_reaches_the_recall_with_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    place = rng.integers(0, 12, 7500)
+    centres = rng.normal(0, 100, (12, 300))
+    # Both lie in twelve far clusters, in eleven directions. What tells neighbours apart within a cluster is in those
+    # directions too, or in all the others.
+    inside = centres[place] + rng.normal(0, 5, (7500, 12)) @ centres / 100
+    across = centres[place] + rng.normal(0, 1, (7500, 300))
+    for base, expected in ((inside, "PCA32,HNSW32,SQ8"), (across, "HNSW32,SQ8")):
+        with embedstore.create(tmp_path / expected) as store:
+            store.add_vectors([str(i) for i in range(7500)], base.astype(np.float32))
+            assert store.recall(sample=200).recall >= 0.97
+        assert _factory(tmp_path / expected) == expected

@@ -25,6 +25,10 @@ _GRAPH_ROWS = 500_000  # above, an HNSW graph takes minutes to build where inver
 _STEP_NUMBERS = 1 << 22  # floats added at a time: about a second between two looks at Ctrl-C
 _SAMPLE_ROWS = 65_536  # for training ranges and codebooks
 _PER_LIST = 64  # training rows per inverted list; FAISS warns below 39
+_REDUCED = (256, 2048)  # dimensions: below, little is to be saved; above, the eigenvectors take too long
+_VARIANCE = 0.95  # share that a projection has to keep
+_SPECTRUM_ROWS = 8_192  # for seeing how many components that takes
+_COMPONENT_ROWS = 32  # training rows per dimension that a PCA is computed from; FAISS would take a thousand
 _EXAMPLES = "'HNSW32,SQ8', 'HNSW32,Flat', 'IVF1024,SQ8' or 'PCA64,IVF1024,Flat'"
 
 
@@ -48,6 +52,30 @@ def choose(n: int, d: int, metric: Metric, factory: str | None = None) -> str | 
     if n <= _GRAPH_ROWS:
         return "HNSW32,SQ8"
     return f"IVF{1 << round(np.log2(4 * np.sqrt(n)))},SQ8"
+
+
+def reduced(factory: str, vectors: Sequence[Vectors], metric: Metric, *, seed: int = 0) -> str | None:
+    """The factory with a projection to principal components in front, where few of them say nearly everything.
+
+    The graph or the lists then lie in a space of a third of the dimensions or fewer, whose candidates are re-ranked as
+    always. On Fashion-MNIST's pixels (784 dimensions, of which 192 hold 95 % of the variance) that halves the time of
+    a search and of a build, at the same recall. Whether it does elsewhere is for tuning to say.
+
+    Args:
+        factory: as `choose` chose it.
+        vectors: blocks (n, d).
+        metric: of the space. Inner products are left alone: they change when the mean is taken out.
+        seed: of the sample that is looked at.
+    """
+    blocks = [np.asarray(block) for block in vectors if len(block)]
+    dimension = blocks[0].shape[1]
+    if metric is Metric.IP or not _REDUCED[0] <= dimension <= _REDUCED[1]:
+        return None
+    sample = _sample(blocks, sum(map(len, blocks)), _SPECTRUM_ROWS, metric, seed)
+    variances = np.linalg.eigvalsh(np.cov(sample, rowvar=False, dtype=np.float32))[::-1]
+    share = np.cumsum(variances) / variances.sum()
+    enough = -(-int(np.searchsorted(share, _VARIANCE) + 1) // 32) * 32
+    return f"PCA{enough},{factory}" if 3 * enough <= dimension else None
 
 
 def parse(factory: str, d: int, metric: Metric) -> Any:
@@ -95,7 +123,7 @@ def build(
     blocks = [np.asarray(block) for block in vectors if len(block)]
     total, dimension = sum(map(len, blocks)), blocks[0].shape[1]
     index = parse(factory, dimension, metric)
-    _seed(index, seed)
+    _prepare(index, seed)
     before = faiss.omp_get_max_threads()
     if threads is not None:
         faiss.omp_set_num_threads(threads)
@@ -150,8 +178,14 @@ def parameters(index: Any) -> dict[str, Any]:
     return facts
 
 
-def _seed(index: Any, seed: int) -> None:
+def _prepare(index: Any, seed: int) -> None:
     core = knobs.inner(index)
+    outer = faiss.downcast_index(index)
+    if isinstance(outer, faiss.IndexPreTransform):
+        for i in range(outer.chain.size()):
+            transform = faiss.downcast_VectorTransform(outer.chain.at(i))
+            if isinstance(transform, faiss.PCAMatrix):
+                transform.max_points_per_d = _COMPONENT_ROWS
     if isinstance(core, faiss.IndexHNSW):
         core.hnsw.rng = faiss.RandomGenerator(seed + 12345)  # FAISS's own default is 12345
     elif isinstance(core, faiss.IndexIVF):

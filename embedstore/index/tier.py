@@ -11,7 +11,7 @@ import numpy.typing as npt
 from embedstore.index import knobs
 from embedstore.index.exact import Positions, norms
 from embedstore.index.library import faiss
-from embedstore.index.tune import Tuned, parameter_for
+from embedstore.index.tune import Tuned, parameter_for, widened
 from embedstore.types import Metric, Vectors
 
 _ptr = faiss.swig_ptr
@@ -109,12 +109,14 @@ class Tier:
 
     def _setting(self, k: int, recall: float | None) -> tuple[int, int]:
         """Value of the knob, and number of candidates."""
-        width = min(self.count, int(np.ceil(k * self.tuned.depth)))
+        depth = self.tuned.depth
         if not self.tuned.parameters:
-            return 0, width
+            return 0, min(self.count, int(np.ceil(k * depth)))
         (value,) = self.tuned.parameters.values()
         if recall is not None and recall != self.tuned.target:
-            value = parameter_for(self.tuned.curve, recall)
+            tuned, value = value, parameter_for(self.tuned.curve, recall)
+            depth = widened(depth, value, tuned)
+        width = min(self.count, int(np.ceil(k * depth)))
         if k > self.tuned.k:  # the farther neighbours of a longer list are harder to find: keep the ratio
             value = -(-value * k // self.tuned.k)
         return min(value, knobs.limit(self.index)), width

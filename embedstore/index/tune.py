@@ -20,10 +20,11 @@ import numpy.typing as npt
 from embedstore.errors import InvalidArgument
 from embedstore.index import knobs
 from embedstore.index.exact import Positions, norms
+from embedstore.index.library import faiss
 from embedstore.types import Metric, Vectors
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution: two-sided 95 %
-_DEPTHS = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+_DEPTHS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 _WIDE = 256  # efSearch at which a graph misses little: to see what codes alone cost, and where the curve ends
 _NEIGHBOURS = 10  # of an item, among which two are drawn to make a probe
 
@@ -101,7 +102,7 @@ def tune(
     metric: Metric = Metric.L2,
     own: Positions | None = None,
 ) -> Tuned:
-    """The smallest efSearch or nprobe, and re-ranking depth, that reach a recall.
+    """The cheapest efSearch or nprobe, with a re-ranking depth, that reaches a recall.
 
     A value reaches the target when the mean recall over the sample does. (The lower end of the 95 % interval as the
     criterion was tried: on Fashion-MNIST it costs a quarter of the speed, where `probes` are a little harder than real
@@ -127,40 +128,56 @@ def tune(
     total, widest = int(index.ntotal), knobs.limit(index)
     name = knobs.knob(index)
 
-    reach = min(total, int(np.ceil(k * _DEPTHS[-1])))
-    labels = _others(index, queries, own, reach, min(widest, _WIDE if name == "efSearch" else 64))
-    ceiling = hits(labels, truth).mean()
-    allowance = 0.1 * (1 - target)  # of the target's misses, those that codes may cause
-    depth = next(
-        depth
-        for depth in _DEPTHS
-        if depth == _DEPTHS[-1] or hits(labels[:, : _width(k, depth, total)], truth).mean() >= ceiling - allowance
-    )
-    width = _width(k, depth, total)
+    measured: dict[tuple[int, int], npt.NDArray[np.float64]] = {}
 
-    measured: dict[int, npt.NDArray[np.float64]] = {}
+    def mean(value: int, width: int) -> float:
+        if (value, width) not in measured:
+            measured[value, width] = hits(_others(index, queries, own, width, value), truth)
+        return min(float(measured[value, width][kind].mean()) for kind in kinds)
 
-    def mean(value: int) -> float:
-        if value not in measured:
-            measured[value] = hits(_others(index, queries, own, width, value), truth)
-        return min(float(measured[value][kind].mean()) for kind in kinds)
+    def smallest(width: int) -> int | None:
+        """The smallest value that reaches the target with so many candidates."""
+        # FAISS widens efSearch to the number of results itself; smaller values would only repeat that measurement.
+        value = widest if name is None else min(width, widest) if name == "efSearch" else 1
+        below = value - 1
+        while mean(value, width) < target:
+            if value >= widest or (value >= _WIDE and mean(value, width) <= mean(value // 2, width)):
+                return None  # what is missing, the codes have lost
+            below, value = value, min(2 * value, widest)
+        while value - below > max(1, below // 16):  # finer steps than 6 % are below the noise of the sample
+            middle = (below + value) // 2
+            below, value = (below, middle) if mean(middle, width) >= target else (middle, value)
+        return value
 
-    # FAISS widens efSearch to the number of results itself; smaller values would only repeat that measurement.
-    value = widest if name is None else min(width, widest) if name == "efSearch" else 1
-    reached = value if mean(value) >= target else None
-    enough = 1 - 0.1 * (1 - target)  # how far the curve goes beyond the target, for searches that ask for more
-    while name is not None and value < widest and (reached is None or (value < _WIDE and mean(value) < enough)):
+    # The cheapest pair of both: more candidates make up for coarse codes, a wider search for a coarse graph.
+    reach = _width(k, _DEPTHS[-1], total)
+    farthest = min(widest, _WIDE if name == "efSearch" else 64)
+    ceiling = _others(index, queries, own, reach, farthest)
+    found: list[tuple[float, int, float]] = []  # cost, value, depth
+    for depth in _DEPTHS:
+        width = _width(k, depth, total)
+        if found and width >= min(found)[0]:
+            break
+        if depth < _DEPTHS[-1] and min(hits(ceiling[kind, :width], truth[kind]).mean() for kind in kinds) < target:
+            continue
+        if (value := smallest(width)) is not None:
+            found.append((_cost(index, value) + width, value, depth))
+    width = _width(k, _DEPTHS[-1], total)
+    if found:
+        _, best, depth = min(found)
+        width = _width(k, depth, total)
+    else:
+        best, depth = max(value for value, chosen in measured if chosen == width), _DEPTHS[-1]
+    recall, lowest, highest = min(recall_interval(measured[best, width][kind]) for kind in kinds)
+
+    # The curve goes beyond the target, for searches that ask for more; there candidates grow with the value.
+    curve = {value: mean(value, width) for value, chosen in list(measured) if chosen == width and value <= best}
+    value = best
+    while name is not None and found and value < min(widest, _WIDE) and curve[value] < 1 - 0.1 * (1 - target):
         value = min(2 * value, widest)
-        if mean(value) >= target and reached is None:
-            reached = value
-            below = value // 2
-            while reached - below > max(1, below // 16):  # finer steps than 6 % are below the noise of the sample
-                middle = (below + reached) // 2
-                below, reached = (below, middle) if mean(middle) >= target else (middle, reached)
-    best = max(measured) if reached is None else reached
-    recall, lowest, highest = min(recall_interval(measured[best][kind]) for kind in kinds)
-    values = sorted(measured)
-    means = np.maximum.accumulate([mean(value) for value in values])
+        curve[value] = mean(value, _width(k, widened(depth, value, best), total))
+    values = sorted(curve)
+    means = np.maximum.accumulate([curve[value] for value in values])
     return Tuned(
         parameters={} if name is None else {name: best},
         depth=depth,
@@ -168,9 +185,24 @@ def tune(
         target=target,
         recall=recall,
         interval=(lowest, highest),
-        target_met=recall >= target,
+        target_met=bool(found),
         curve=() if name is None else tuple(zip(values, means.tolist(), strict=True)),
     )
+
+
+def widened(depth: float, value: int, tuned: int) -> float:
+    """Candidates per neighbour for a value of the parameter above the tuned one: they grow with it."""
+    return depth * max(1.0, value / tuned)
+
+
+def _cost(index: Any, value: int) -> float:
+    """What a search costs at this value of the parameter, in rows read for re-ranking (measured on two cores).
+
+    A step of a graph search computes about as many distances, from codes, as take the time to read one row; lists are
+    scanned at about 16 codes in that time.
+    """
+    core = knobs.inner(index)
+    return value * index.ntotal / (16 * core.nlist) if isinstance(core, faiss.IndexIVF) else float(value)
 
 
 def parameter_for(curve: Sequence[tuple[int, float]], recall: float) -> int:

@@ -112,10 +112,10 @@ def ids_of(connection: Connection, where: ColumnElement[bool] | None = None) -> 
     return list(connection.execute(query if where is None else query.where(where)).scalars())
 
 
-def row_ids(connection: Connection, after: int = 0) -> list[tuple[int, str]]:
-    """(row, id) of live items with a row above ``after``, by row."""
+def row_ids(connection: Connection, after: int = 0) -> Iterator[tuple[int, str]]:
+    """(row, id) of live items with a row above ``after``, by row; read as they are asked for."""
     query = select(items.c.row, items.c.id).where(items.c.row > after).order_by(items.c.row)
-    return list(connection.execute(query))
+    yield from connection.execute(query.execution_options(yield_per=4096))
 
 
 def row_metadata(connection: Connection, after: int = 0, *, limit: int) -> list[tuple[int, str]] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,30 +41,37 @@ class TextColumn:
     offsets: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, pairs: list[tuple[int, str]]) -> TextColumn:
-        """From (row, text) pairs by ascending row."""
-        rows = np.fromiter((row for row, _ in pairs), dtype=np.int64, count=len(pairs))
-        first, last = (pairs[0][0], pairs[-1][0]) if pairs else (1, 0)
-        size = sum(len(text.encode("utf-8", "surrogatepass")) for _, text in pairs)
-        if size + _OVERHEAD * len(pairs) <= _STRING_BYTES:
-            return cls(rows, first, last, size, [text for _, text in pairs], b"", np.zeros(1, dtype=np.int64))
-        encoded = [text.encode("utf-8", "surrogatepass") for _, text in pairs]
+    def of(cls, pairs: Iterable[tuple[int, str]]) -> TextColumn:
+        """From (row, text) pairs by ascending row; they may be many, and are not kept."""
+        numbers, strings = array("q"), []
+        for row, text in pairs:
+            numbers.append(row)
+            strings.append(text)
+        rows = np.array(numbers, dtype=np.int64)
+        first, last = (numbers[0], numbers[-1]) if numbers else (1, 0)
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in strings)
+        if size + _OVERHEAD * len(rows) <= _STRING_BYTES:
+            return cls(rows, first, last, size, strings, b"", np.zeros(1, dtype=np.int64))
+        encoded = [text.encode("utf-8", "surrogatepass") for text in strings]
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
         return cls(rows, first, last, size, None, b"".join(encoded), np.concatenate([[0], np.cumsum(lengths)]))
 
-    def grown(self, pairs: list[tuple[int, str]]) -> TextColumn:
+    def grown(self, pairs: Iterable[tuple[int, str]]) -> TextColumn:
         """With pairs of later rows behind."""
-        if not pairs or not len(self.rows):
-            return TextColumn.of(pairs) if pairs else self
         more = TextColumn.of(pairs)
+        if not len(more.rows) or not len(self.rows):
+            return more if len(more.rows) else self
         rows, size = np.concatenate([self.rows, more.rows]), self.size + more.size
         if self.strings is not None and more.strings is not None and size + _OVERHEAD * len(rows) <= _STRING_BYTES:
             return TextColumn(rows, self.first, more.last, size, self.strings + more.strings, b"", self.offsets)
         if self.strings is None and more.strings is None:
             offsets = np.concatenate([self.offsets, more.offsets[1:] + self.offsets[-1]])
             return TextColumn(rows, self.first, more.last, size, None, self.block + more.block, offsets)
-        known = zip(self.rows.tolist(), self.strings or self.lookup(self.rows), strict=True)
-        return TextColumn.of([*known, *pairs])
+        return TextColumn.of(
+            pair
+            for part in (self, more)
+            for pair in zip(part.rows.tolist(), part.strings or part.lookup(part.rows), strict=True)
+        )
 
     def lookup(self, rows: npt.NDArray[np.int64]) -> list[str]:
         """The texts of these rows.

@@ -186,8 +186,15 @@ def _build(writer: Writer, view: SpaceView, first: int, count: int, factory: str
 
     space, vectors = view.space, view.vectors
     blocks = [block for _, block in vectors.blocks(first, count)]
-    index = build.build(blocks, space.metric, factory, progress=progress, seed=writer.config.seed)
-    tuned = _tune(writer, view, index, first, count)
+    factories = [factory]
+    if writer.config.factory is None:
+        smaller = build.reduced(factory, blocks, space.metric, seed=writer.config.seed)
+        factories[:0] = [smaller] if smaller is not None else []
+    for factory in factories:
+        index = build.build(blocks, space.metric, factory, progress=progress, seed=writer.config.seed)
+        tuned = _tune(writer, view, index, first, count)
+        if tuned.target_met:
+            break
     with writer.database.write() as connection:
         number = catalog.take_file_number(connection)
     path = writer.directory / TIERS / tier_name(number)

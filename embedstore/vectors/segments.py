@@ -11,8 +11,7 @@ import hashlib
 import mmap
 import os
 import struct
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +28,9 @@ _VERSION = 1
 _ROW = np.dtype("<f4")
 #: Mapped pages count as this process's memory once touched, and Linux maps 64 KiB around each touch. So single rows
 #: are read through the map only where they lie within the first so many bytes of a space, and with ``pread`` beyond:
-#: a microsecond more for a row, and memory that is bounded. (Mapping all and handing pages back now and then was
+#: two microseconds more for a row, and memory that is bounded. (Mapping all and handing pages back now and then was
 #: rejected: a fault costs more than a ``pread``.)
-_RESIDENT_BYTES = 72 * 2**20
+_RESIDENT_BYTES = 112 * 2**20
 #: Rows asked for at once from which on the map is faster than one ``pread`` each.
 _MANY = 256
 #: Never through a link, and never waiting for a FIFO: a store that someone else made is data, and stays in its folder.
@@ -177,32 +176,44 @@ class SegmentVectors:
         """Copies of the vectors at these positions, (n, d)."""
         if self.count > self._resident:
             if len(positions) <= _MANY:
-                return self._read_few(positions.tolist())
+                return self._read_few(positions)
             self._spilled = True
         if len(self._mapped) == 1:
             return self._mapped[0].rows.take(positions, axis=0)
+        return self._gathered(positions, lambda part, rows: part.rows[rows])
+
+    def _read_few(self, positions: npt.NDArray[np.int64]) -> Vectors:
+        if self._spilled:
+            self.release()
+        if len(self._mapped) == 1:
+            return self._read_part(self._mapped[0], positions)
+        return self._gathered(positions, self._read_part)
+
+    def _read_part(self, part: _Mapped, rows: npt.NDArray[np.int64]) -> Vectors:
+        """Rows of one segment: through the map where they may stay in memory, else from the file."""
+        resident = min(max(self._resident - part.first, 0), len(part.rows))
+        size, file = self._row_bytes, part.file.number
+        if resident:
+            found = part.rows.take(np.minimum(rows, resident - 1), axis=0)
+            far = np.flatnonzero(rows >= resident).tolist()
+        else:
+            found = np.empty((len(rows), self.dimension), dtype=np.float32)
+            far = list(range(len(rows)))
+        numbers = rows.tolist()
+        for i in far:
+            if os.preadv(file, (found[i],), HEADER + numbers[i] * size) != size:
+                raise StoreDamaged("a segment was cut short while it was open: restore a backup")
+        return found
+
+    def _gathered(
+        self, positions: npt.NDArray[np.int64], read: Callable[[_Mapped, npt.NDArray[np.int64]], Vectors]
+    ) -> Vectors:
         found = np.empty((len(positions), self.dimension), dtype=np.float32)
         which = np.searchsorted(self._starts, positions, side="right") - 1
         for number in np.unique(which):
-            chosen = which == number
-            part = self._mapped[number]
-            found[chosen] = part.rows[positions[chosen] - part.first]
+            chosen, part = which == number, self._mapped[number]
+            found[chosen] = read(part, positions[chosen] - part.first)
         return found
-
-    def _read_few(self, positions: list[int]) -> Vectors:
-        if self._spilled:
-            self.release()
-        size, found = self._row_bytes, []
-        for position in positions:
-            part = self._mapped[bisect_right(self._starts, position) - 1]
-            start = HEADER + (position - part.first) * size
-            if position < self._resident:
-                found.append(part.map[start : start + size])
-            else:
-                found.append(os.pread(part.file.number, size, start))
-        vectors = np.frombuffer(bytearray().join(found), dtype=_ROW)
-        vectors.shape = (-1, self.dimension)
-        return vectors
 
     def release(self) -> None:
         """Hand mapped pages back; they stay in the page cache, so that the next touch costs a minor fault."""
