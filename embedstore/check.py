@@ -66,10 +66,10 @@ def _layout(database: Database) -> int:
 def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyReport:
     report = VerifyReport()
     with database.read() as connection:
-        for (line,) in connection.exec_driver_sql("PRAGMA integrity_check(20)"):
+        for (line,) in connection.execute("PRAGMA integrity_check(20)"):
             if line != "ok":
                 report.problems.append(f"store.db: {line}")
-        for table, _, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+        for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check"):
             report.problems.append(f"store.db: a row of {table} refers to a missing row of {parent}")
         segments = {segment.id: segment for segment in catalog.read_segments(connection)}
         # What refers to nothing was named above; the rest is checked without it.

@@ -9,17 +9,19 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import embedstore
 from embedstore.errors import StoreBusy, StoreReadOnly, StoreTooNew
-from embedstore.metadata import migrate, schema
-from embedstore.metadata.database import Database
+from embedstore.metadata import items, migrate, schema
 from embedstore.truth import opening
 
 from .stores import in_process, refused, small_store, vectors
+
+HEAD = migrate.HEAD  # of this version; a test makes the next one
 
 NEXT = '''
 """A later schema, for the test alone."""
@@ -48,7 +50,7 @@ def later_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str = "
     """From here on this embedstore is one with another revision."""
     scripts = tmp_path / "migrations"
     shutil.copytree(str(resources.files("embedstore.migrations")), scripts)
-    (scripts / "versions" / "r9001_later.py").write_text(NEXT.format(head=schema.HEAD, more=more))
+    (scripts / "versions" / "r9001_later.py").write_text(NEXT.format(head=HEAD, more=more))
     monkeypatch.setattr(migrate, "scripts", lambda: str(scripts))
     monkeypatch.setattr(migrate, "HEAD", "9001")
     monkeypatch.setattr(opening, "HEAD", "9001")
@@ -62,17 +64,21 @@ def columns(database: Path) -> list[str]:
 
 
 def test_the_newest_revision_is_the_schema_s() -> None:
-    assert ScriptDirectory(migrate.scripts()).get_heads() == [schema.HEAD]
-    assert schema.HEAD in migrate.known_revisions()
+    assert ScriptDirectory(migrate.scripts()).get_heads() == [HEAD]
+    assert HEAD in migrate.known_revisions()
 
 
 def test_the_revisions_make_exactly_the_tables_of_the_schema(path: Path) -> None:
-    database = Database(path / "store.db")
-    with database.read() as connection:
+    engine = sa.create_engine(f"sqlite:///{path / 'store.db'}")
+    with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, schema.tables) == []
-        assert context.get_current_revision() == schema.HEAD == migrate.revision(path / "store.db")
-    database.close()
+        assert context.get_current_revision() == HEAD == migrate.revision(path / "store.db")
+    engine.dispose()
+
+
+def test_an_item_s_tuple_has_the_columns_of_the_table() -> None:
+    assert list(items.COLUMNS) == schema.items.columns.keys()
 
 
 def test_a_current_store_is_opened_without_alembic_and_without_a_backup(path: Path) -> None:
@@ -80,9 +86,9 @@ def test_a_current_store_is_opened_without_alembic_and_without_a_backup(path: Pa
         import sys, embedstore
         with embedstore.open(sys.argv[1]) as store:
             print(store.ids())
-        print("alembic" in sys.modules)
+        print("alembic" in sys.modules, "sqlalchemy" in sys.modules)
     """
-    assert in_process(code, path) == ["['a', 'b']", "False"]
+    assert in_process(code, path) == ["['a', 'b']", "False False"]
     assert not list(path.glob("store.db.before*"))
 
 
@@ -98,7 +104,7 @@ def test_an_older_store_is_upgraded_after_a_backup(path: Path, tmp_path: Path, m
     assert migrate.revision(path / "store.db") == "9001"
     backup = path / "store.db.before-9001"
     assert "later" not in columns(backup)
-    assert migrate.revision(backup) == schema.HEAD
+    assert migrate.revision(backup) == HEAD
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         embedstore.open(path).close()  # once
@@ -120,7 +126,7 @@ def test_an_upgrade_that_fails_half_way_changes_nothing(
     with pytest.raises(RuntimeError, match="half way"):
         embedstore.open(path)
     assert "later" not in columns(path / "store.db")
-    assert migrate.revision(path / "store.db") == schema.HEAD
+    assert migrate.revision(path / "store.db") == HEAD
     monkeypatch.undo()
     with embedstore.open(path) as store:
         assert store.ids() == ["a", "b"]
@@ -153,4 +159,4 @@ def test_a_store_of_a_later_version_is_refused_by_this_one(
         with pytest.warns(UserWarning, match="was upgraded"):
             embedstore.open(path).close()
     message = refused(StoreTooNew, "'9001'", lambda: embedstore.open(path))
-    assert f"'{schema.HEAD}'" in message
+    assert f"'{HEAD}'" in message

@@ -6,45 +6,16 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from sqlite3 import Connection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, CursorResult, bindparam, delete, func, insert, select, update
 
 from embedstore.errors import StoreDamaged
-from embedstore.metadata.schema import batches, origins, segments, settings, spaces, state, tiers, tombstones
 from embedstore.types import Metric
 
 _FILE_NAME = re.compile(r"[0-9]{1,18}\.(vec|thumb|faiss)")
-
-
-# The statements of every commit and every snapshot, made once: to build one takes longer than to run it.
-_STATE = select(state.c.seq, state.c.layout, state.c.next_row)
-_ADVANCE = update(state).values(seq=bindparam("seq"), layout=bindparam("layout"), next_row=bindparam("next_row"))
-_SPACES = select(spaces).order_by(spaces.c.id)
-_SEGMENTS = select(segments.c.id, segments.c.kind, segments.c.space, segments.c.name, segments.c.length).order_by(
-    segments.c.id
-)
-_GROW = update(segments).where(segments.c.id == bindparam("segment")).values(length=bindparam("grown"))
-_ADD_BATCH = insert(batches)
-_BATCHES = (
-    select(*(batches.c[name] for name in ("id", "segment", "start", "count", "first_row", "rows", "checksum")))
-    .where(batches.c.id > bindparam("after"))
-    .order_by(batches.c.id)
-)
-_TOMBSTONES = select(tombstones.c.row).where(tombstones.c.seq > bindparam("after")).order_by(tombstones.c.row)
-_TIERS = select(
-    tiers.c.id,
-    tiers.c.space,
-    tiers.c.name,
-    tiers.c.first,
-    tiers.c.count,
-    tiers.c.factory,
-    tiers.c.sha256,
-    tiers.c.signature,
-    tiers.c.tuned,
-).order_by(tiers.c.space, tiers.c.first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,46 +92,42 @@ def _check_name(name: str) -> None:
         raise StoreDamaged(f"store.db names {name[:80]!r}, which is no file of a store: don't trust this store")
 
 
-def _key(result: CursorResult[Any]) -> int:
-    return int(result.lastrowid)
-
-
 def create_state(connection: Connection) -> None:
     """The first state of a new store."""
-    connection.execute(insert(state).values(one=1, seq=0, layout=0, next_row=1, next_file=1))
+    connection.execute("INSERT INTO state (one, seq, layout, next_row, next_file) VALUES (1, 0, 0, 1, 1)")
 
 
 def read_state(connection: Connection) -> State:
     """Where the store stands in this transaction."""
-    return State(*connection.execute(_STATE).one())
+    return State(*connection.execute("SELECT seq, layout, next_row FROM state").fetchone())
 
 
 def advance(connection: Connection, *, rows: int = 0, relayout: bool = False) -> State:
     """Count one commit, take ``rows`` row numbers, and return the state before it."""
     before = read_state(connection)
-    after = {"seq": before.seq + 1, "layout": before.layout + int(relayout), "next_row": before.next_row + rows}
-    connection.execute(_ADVANCE, after)
+    after = (before.seq + 1, before.layout + int(relayout), before.next_row + rows)
+    connection.execute("UPDATE state SET seq = ?, layout = ?, next_row = ?", after)
     return before
 
 
 def read_settings(connection: Connection) -> dict[str, Any]:
     """All settings."""
-    return {key: json.loads(value) for key, value in connection.execute(select(settings.c.key, settings.c.value))}
+    return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM settings")}
 
 
 def write_setting(connection: Connection, key: str, value: Any) -> None:
     """Set one setting."""
-    connection.execute(delete(settings).where(settings.c.key == key))
-    connection.execute(insert(settings).values(key=key, value=json.dumps(value)))
+    connection.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", (key, json.dumps(value)))
 
 
 def read_spaces(connection: Connection) -> tuple[list[Space], str | None]:
     """All spaces, and the default one's name (None in a store without spaces)."""
     found, default = [], None
-    for row in connection.execute(_SPACES):
-        found.append(Space(row.id, row.name, row.encoder, row.fingerprint, row.dimension, Metric.parse(row.metric)))
-        if row.is_default:
-            default = row.name
+    query = "SELECT id, name, encoder, fingerprint, dimension, metric, is_default FROM spaces ORDER BY id"
+    for number, name, encoder, fingerprint, dimension, metric, is_default in connection.execute(query):
+        found.append(Space(number, name, encoder, fingerprint, dimension, Metric.parse(metric)))
+        if is_default:
+            default = name
     return found, default
 
 
@@ -169,23 +136,18 @@ def add_space(
 ) -> int:
     """Insert a space and return its id."""
     if default:
-        connection.execute(update(spaces).values(is_default=0))
-    result = connection.execute(
-        insert(spaces).values(
-            name=name,
-            encoder=encoder,
-            fingerprint=fingerprint,
-            dimension=dimension,
-            metric=metric.value,
-            is_default=int(default),
-        )
+        connection.execute("UPDATE spaces SET is_default = 0")
+    return _inserted(
+        connection,
+        "INSERT INTO spaces (name, encoder, fingerprint, dimension, metric, is_default) VALUES (?, ?, ?, ?, ?, ?)",
+        (name, encoder, fingerprint, dimension, metric.value, int(default)),
     )
-    return _key(result)
 
 
 def read_segments(connection: Connection) -> list[Segment]:
     """All segments, oldest first."""
-    found = [Segment(*row) for row in connection.execute(_SEGMENTS)]
+    query = "SELECT id, kind, space, name, length FROM segments ORDER BY id"
+    found = [Segment(*row) for row in connection.execute(query)]
     for segment in found:
         _check_name(segment.name)
     return found
@@ -193,20 +155,20 @@ def read_segments(connection: Connection) -> list[Segment]:
 
 def take_file_number(connection: Connection) -> int:
     """A number for a new file. None is given twice, so that a name never means other bytes to a reader behind."""
-    number = int(connection.execute(select(state.c.next_file)).scalar_one())
-    connection.execute(update(state).values(next_file=number + 1))
-    return number
+    (number,) = connection.execute("SELECT next_file FROM state").fetchone()
+    connection.execute("UPDATE state SET next_file = ?", (number + 1,))
+    return int(number)
 
 
 def add_segment(connection: Connection, *, kind: str, space: int | None, name: str, length: int) -> int:
     """Insert a segment and return its id."""
-    result = connection.execute(insert(segments).values(kind=kind, space=space, name=name, length=length))
-    return _key(result)
+    query = "INSERT INTO segments (kind, space, name, length) VALUES (?, ?, ?, ?)"
+    return _inserted(connection, query, (kind, space, name, length))
 
 
 def grow_segment(connection: Connection, segment: int, length: int) -> None:
     """Record a segment's new committed length."""
-    connection.execute(_GROW, {"segment": segment, "grown": length})
+    connection.execute("UPDATE segments SET length = ? WHERE id = ?", (length, segment))
 
 
 def add_batch(
@@ -221,41 +183,37 @@ def add_batch(
     rows: npt.NDArray[np.int64] | None = None,
 ) -> None:
     """Record one append; ``rows`` only where row numbers have holes."""
+    listed = None if rows is None else rows.astype("<i8").tobytes()
     connection.execute(
-        _ADD_BATCH,
-        {
-            "segment": segment,
-            "start": start,
-            "count": count,
-            "first_row": first_row,
-            "rows": None if rows is None else rows.astype("<i8").tobytes(),
-            "checksum": checksum,
-            "seq": seq,
-        },
+        "INSERT INTO batches (segment, start, count, first_row, rows, checksum, seq) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (segment, start, count, first_row, listed, checksum, seq),
     )
 
 
 def read_batches(connection: Connection, after: int = 0) -> list[Batch]:
     """Batches with an id above ``after``, in the order of their positions."""
-    return [Batch(*row) for row in connection.execute(_BATCHES, {"after": after})]
+    query = "SELECT id, segment, start, count, first_row, rows, checksum FROM batches WHERE id > ? ORDER BY id"
+    return [Batch(*row) for row in connection.execute(query, (after,))]
 
 
 def read_tombstones(connection: Connection, after_seq: int = -1) -> npt.NDArray[np.int64]:
     """Rows deleted by commits after ``after_seq``, ascending."""
-    return np.fromiter((row for (row,) in connection.execute(_TOMBSTONES, {"after": after_seq})), dtype=np.int64)
+    query = "SELECT row FROM tombstones WHERE seq > ? ORDER BY row"
+    return np.fromiter((row for (row,) in connection.execute(query, (after_seq,))), dtype=np.int64)
 
 
 def count_tombstones(connection: Connection) -> int:
     """Number of deleted rows whose vectors still lie in segments."""
-    return int(connection.execute(select(func.count()).select_from(tombstones)).scalar_one())
+    return int(connection.execute("SELECT count(*) FROM tombstones").fetchone()[0])
 
 
 def read_tiers(connection: Connection) -> list[TierRecord]:
     """All tiers, by position."""
-    rows = connection.execute(_TIERS).all()
-    for row in rows:
-        _check_name(row.name)
-    return [TierRecord(*row[:-1], tuned=json.loads(row[-1])) for row in rows]
+    query = "SELECT id, space, name, first, count, factory, sha256, signature, tuned FROM tiers ORDER BY space, first"
+    found = [TierRecord(*(*row[:-1], json.loads(row[-1]))) for row in connection.execute(query)]
+    for tier in found:
+        _check_name(tier.name)
+    return found
 
 
 def add_tier(
@@ -271,51 +229,53 @@ def add_tier(
     tuned: dict[str, Any],
 ) -> None:
     """Name a finished tier file; tiers that it covers go."""
-    overlapped = (tiers.c.space == space) & (tiers.c.first < first + count) & (tiers.c.first + tiers.c.count > first)
-    connection.execute(delete(tiers).where(overlapped))
+    overlapped = "DELETE FROM tiers WHERE space = ? AND first < ? AND first + count > ?"
+    connection.execute(overlapped, (space, first + count, first))
     connection.execute(
-        insert(tiers).values(
-            space=space,
-            name=name,
-            first=first,
-            count=count,
-            factory=factory,
-            sha256=sha256,
-            signature=signature,
-            tuned=json.dumps(tuned),
-        )
+        "INSERT INTO tiers (space, name, first, count, factory, sha256, signature, tuned) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (space, name, first, count, factory, sha256, signature, json.dumps(tuned)),
     )
 
 
 def drop_tiers(connection: Connection, ids: Sequence[int] | None = None) -> None:
     """Forget tiers: those named, or all."""
-    connection.execute(delete(tiers) if ids is None else delete(tiers).where(tiers.c.id.in_(ids)))
+    if ids is None:
+        connection.execute("DELETE FROM tiers")
+    else:
+        connection.executemany("DELETE FROM tiers WHERE id = ?", [(number,) for number in ids])
 
 
 def drop_batches(connection: Connection, last: int) -> None:
     """Forget batches up to this id."""
-    connection.execute(delete(batches).where(batches.c.id <= last))
+    connection.execute("DELETE FROM batches WHERE id <= ?", (last,))
 
 
 def drop_segments(connection: Connection, ids: Sequence[int]) -> None:
     """Forget segments; no batch and no item may name them any more."""
-    connection.execute(delete(segments).where(segments.c.id.in_(ids)))
+    connection.executemany("DELETE FROM segments WHERE id = ?", [(number,) for number in ids])
 
 
 def drop_tombstones(connection: Connection) -> None:
     """Forget all deletions: no segment holds a deleted row any more."""
-    connection.execute(delete(tombstones))
+    connection.execute("DELETE FROM tombstones")
 
 
 def find_origin(connection: Connection, scope: str) -> int | None:
     """The id of a source's scope, or None if nothing came from it yet."""
-    found = connection.execute(select(origins.c.id).where(origins.c.scope == scope)).scalar_one_or_none()
-    return None if found is None else int(found)
+    found = connection.execute("SELECT id FROM origins WHERE scope = ?", (scope,)).fetchone()
+    return None if found is None else int(found[0])
 
 
 def origin_id(connection: Connection, scope: str) -> int:
     """The id of a source's scope, made if new."""
     found = find_origin(connection, scope)
-    if found is not None:
-        return found
-    return _key(connection.execute(insert(origins).values(scope=scope)))
+    return _inserted(connection, "INSERT INTO origins (scope) VALUES (?)", (scope,)) if found is None else found
+
+
+def _inserted(connection: Connection, query: str, values: tuple[Any, ...]) -> int:
+    """Insert one row; returns its id."""
+    number = connection.execute(query, values).lastrowid
+    if number is None:
+        raise AssertionError("SQLite names the row of every insert")
+    return number

@@ -1,17 +1,19 @@
-"""Connections to ``store.db``: pragmas, ``BEGIN IMMEDIATE`` for every write, and whole-commit reads."""
+"""Connections to ``store.db``: pragmas, ``BEGIN IMMEDIATE`` for every write, and whole-commit reads.
+
+Everything that a search or an append asks of the database is fixed text for ``sqlite3`` itself. SQLAlchemy, which
+builds the conditions of filters and runs the migrations, takes as long to import as the rest of the package together,
+and 20 MB: a process that asks one question doesn't wait for it.
+"""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from embedstore.errors import (
     DiskFull,
@@ -28,7 +30,7 @@ _BUSY_SECONDS = 30.0
 
 
 class Database:
-    """``store.db`` of one store. Thread-safe: each ``read``/``write`` takes a pooled connection.
+    """``store.db`` of one store. Thread-safe: each ``read``/``write`` has a connection of its own while it lasts.
 
     The journal is SQLite's rollback journal: before SQLite 3.51.3 a WAL database under several connections can be
     corrupted, and readers of a rollback-journal database notice a commit by the file's modification time, which costs
@@ -46,18 +48,8 @@ class Database:
         # mode=ro can't roll back a crashed writer's journal, so it is used only where nothing can be written anyway.
         sealed = read_only and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
         self._uri = f"{path.absolute().as_uri()}?mode={'ro' if sealed else 'rw'}"
-        # Named, because for this address SQLAlchemy would choose a pool that closes the connections of other threads
-        # once there are more than five. The last one used is the next, for its page cache is warm.
-        self._engine: Engine = create_engine(
-            "sqlite://",
-            creator=self._connect,
-            poolclass=QueuePool,
-            max_overflow=-1,
-            pool_use_lifo=True,
-            pool_reset_on_return=None,
-        )
-        event.listen(self._engine, "begin", _begin)
-        event.listen(self._engine, "reset", _rollback)
+        self._lock = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -74,28 +66,42 @@ class Database:
         return connection
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Iterator[sqlite3.Connection]:
         """A connection in one read transaction: everything it reads is of one commit."""
-        with self._translated(), self._engine.connect() as connection, connection.begin():
+        with self._transaction("BEGIN") as connection:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> Iterator[sqlite3.Connection]:
         """A connection in one write transaction, committed at the end of the block, rolled back on any exception."""
         if self.read_only:
             raise StoreReadOnly(f"{self.path.parent} was opened for reading: open it with read_only=False to write")
-        with self._translated(), self._engine.connect() as connection:
-            connection.execution_options(embedstore_write=True)
-            with connection.begin():
+        # A deferred transaction that turns to writing can fail half-way.
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        with self._translated():
+            with self._lock:
+                # The last one used is the next, for its page cache is warm.
+                connection = self._idle.pop() if self._idle else None
+            connection = connection or self._connect()
+            try:
+                connection.execute(begin)
                 yield connection
+                connection.commit()
+            except BaseException:
+                connection.close()  # which rolls back, whatever state it is in
+                raise
+            with self._lock:
+                self._idle.append(connection)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Turn what SQLite says into the sentence that a user can act on."""
         try:
             yield
-        except DBAPIError as error:
-            raise self.sentence(error.orig) from error
         except sqlite3.Error as error:
             raise self.sentence(error) from error
 
@@ -133,18 +139,11 @@ class Database:
                 old.backup(new)
 
     def close(self) -> None:
-        """Close all pooled connections."""
-        self._engine.dispose()
-
-
-def _begin(connection: Connection) -> None:
-    # The driver's own BEGIN is deferred, and a deferred transaction that turns to writing can fail half-way.
-    immediate = connection.get_execution_options().get("embedstore_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-
-def _rollback(dbapi_connection: Any, _record: ConnectionPoolEntry, _state: Any) -> None:
-    dbapi_connection.rollback()
+        """Close all connections that are not in use."""
+        with self._lock:
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
 
 
 class Clock:

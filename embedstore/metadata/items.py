@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import difflib
 import json
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from sqlite3 import Connection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, select
-from sqlalchemy.dialects import sqlite
 
-from embedstore.metadata.schema import batches, items, origins, segments, tombstones
-
-_COLUMNS = [column.name for column in items.columns]
-# Compiled once: executemany with tuples skips SQLAlchemy's per-row dictionaries, which cost more than SQLite's insert.
-_INSERT = str(insert(items).compile(dialect=sqlite.dialect(paramstyle="qmark"), column_keys=_COLUMNS))
-
-_LISTED = func.json_each(bindparam("listed")).table_valued("value")
-_FIND = select(*(items.c[name] for name in ("id", "row", "hash", "metadata", "origin", "source"))).where(
-    items.c.id.in_(select(_LISTED.c.value))
+#: In the order of the tuples that `add` takes.
+COLUMNS = (
+    "row",
+    "id",
+    "metadata",
+    "source",
+    "origin",
+    "hash",
+    "width",
+    "height",
+    "thumb_segment",
+    "thumb_start",
+    "thumb_length",
+    "thumb_format",
 )
+_INSERT = f"INSERT INTO items ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+#: One bound parameter for any number of values, given as a JSON array (see `_listed`).
+_AMONG = "IN (SELECT value FROM json_each(?))"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A filter in SQL (`where.to_condition` makes it).
+
+    Attributes:
+        rows: a query for the rows of the items that match.
+        parameters: its bound values, by name.
+    """
+
+    rows: str
+    parameters: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,206 +75,184 @@ class Pictured:
     source: str | None
 
 
-def _listed(values: Iterable[Any]) -> Select[Any]:
-    """``SELECT value FROM json_each(?)``: one bound parameter for any number of values."""
-    listed = func.json_each(bindparam(None, json.dumps(list(values)))).table_valued("value")
-    return select(listed.c.value)
+def _listed(values: Iterable[Any]) -> tuple[str]:
+    return (json.dumps(list(values)),)
 
 
 def add(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert items: tuples in the order of the table's columns."""
-    if rows:
-        connection.exec_driver_sql(_INSERT, list(rows))
+    """Insert items: tuples in the order of ``COLUMNS``."""
+    connection.executemany(_INSERT, rows)
 
 
 def find(connection: Connection, ids: Sequence[str]) -> dict[str, Known]:
     """What is known of these ids; unknown ones are absent."""
-    found = connection.execute(_FIND, {"listed": json.dumps(list(ids))})
-    return {row[0]: Known(*row[1:]) for row in found}
+    query = f"SELECT id, row, hash, metadata, origin, source FROM items WHERE id {_AMONG}"
+    return {row[0]: Known(*row[1:]) for row in connection.execute(query, _listed(ids))}
 
 
 def remove(connection: Connection, rows: npt.NDArray[np.int64], seq: int) -> int:
     """Delete these rows and leave their tombstones; returns how many were there."""
-    if not len(rows):
-        return 0
     listed = rows.tolist()
-    stones = [(row, seq) for row in listed]
-    gone = connection.execute(delete(items).where(items.c.row.in_(_listed(listed)))).rowcount
-    connection.exec_driver_sql(
-        str(insert(tombstones).compile(dialect=sqlite.dialect(paramstyle="qmark"), column_keys=["row", "seq"])), stones
-    )
+    gone = connection.execute(f"DELETE FROM items WHERE row {_AMONG}", _listed(listed)).rowcount
+    connection.executemany("INSERT INTO tombstones (row, seq) VALUES (?, ?)", [(row, seq) for row in listed])
     return int(gone)
 
 
-def count(connection: Connection, where: ColumnElement[bool] | None = None) -> int:
+def count(connection: Connection, where: Condition | None = None) -> int:
     """Number of live items (that match)."""
-    query = select(func.count()).select_from(items)
-    return int(connection.execute(query if where is None else query.where(where)).scalar_one())
+    if where is None:
+        return int(connection.execute("SELECT count(*) FROM items").fetchone()[0])
+    return int(connection.execute(f"SELECT count(*) FROM ({where.rows})", where.parameters).fetchone()[0])
 
 
-def rows_where(connection: Connection, where: ColumnElement[bool] | None) -> npt.NDArray[np.int64]:
+def rows_where(connection: Connection, where: Condition | None) -> npt.NDArray[np.int64]:
     """Rows of live items that match, ascending."""
-    query = select(items.c.row).order_by(items.c.row)
-    if where is not None:
-        query = query.where(where)
-    return np.fromiter((row for (row,) in connection.execute(query)), dtype=np.int64)
+    query, parameters = ("SELECT row FROM items", {}) if where is None else (where.rows, where.parameters)
+    found = connection.execute(f"{query} ORDER BY row", parameters)
+    return np.fromiter((row for (row,) in found), dtype=np.int64)
 
 
 def rows_of_origin(connection: Connection, origin: int) -> dict[str, int]:
     """Id -> row of the live items that came from one source."""
-    return dict(connection.execute(select(items.c.id, items.c.row).where(items.c.origin == origin)).all())
+    return dict(connection.execute("SELECT id, row FROM items WHERE origin = ?", (origin,)))
 
 
-def ids_of(connection: Connection, where: ColumnElement[bool] | None = None) -> list[str]:
+def ids_of(connection: Connection, where: Condition | None = None) -> list[str]:
     """Ids of live items (that match), in the order of their rows."""
-    query = select(items.c.id).order_by(items.c.row)
-    return list(connection.execute(query if where is None else query.where(where)).scalars())
+    if where is None:
+        found = connection.execute("SELECT id FROM items ORDER BY row")
+    else:
+        query = f"SELECT id FROM items WHERE row IN ({where.rows}) ORDER BY row"
+        found = connection.execute(query, where.parameters)
+    return [name for (name,) in found]
 
 
 def row_ids(connection: Connection, after: int = 0) -> Iterator[tuple[int, str]]:
     """(row, id) of live items with a row above ``after``, by row; read as they are asked for."""
-    query = select(items.c.row, items.c.id).where(items.c.row > after).order_by(items.c.row)
-    yield from connection.execute(query.execution_options(yield_per=4096))
+    return connection.execute("SELECT row, id FROM items WHERE row > ? ORDER BY row", (after,))
 
 
-def row_metadata(connection: Connection, after: int = 0, *, limit: int) -> list[tuple[int, str]] | None:
-    """(row, metadata text) of live items above row ``after``, by row; None where that is over ``limit`` bytes."""
-    query = select(items.c.row, items.c.metadata).where(items.c.row > after).order_by(items.c.row)
-    found, size = [], 0
-    for row, text in connection.execute(query):
-        size += len(text)
-        if size > limit:
-            return None
-        found.append((row, text))
-    return found
+def row_metadata(connection: Connection, after: int = 0) -> Iterator[tuple[int, str]]:
+    """(row, metadata text) of live items above row ``after``, by row; read as they are asked for."""
+    return connection.execute("SELECT row, metadata FROM items WHERE row > ? ORDER BY row", (after,))
 
 
 def similar_ids(connection: Connection, name: str, limit: int = 3) -> list[str]:
     """Ids that a mistyped one may have meant: those that contain it, or that begin as it does."""
-    near = list(
-        connection.execute(
-            select(items.c.id).where(items.c.id.contains(name, autoescape=True)).order_by(items.c.row).limit(limit)
-        ).scalars()
-    )
+    query = "SELECT id FROM items WHERE instr(id, ?) ORDER BY row LIMIT ?"
+    near = [found for (found,) in connection.execute(query, (name, limit))]
     if near or len(name) < 3:
         return near
-    pool = connection.execute(
-        select(items.c.id).where(items.c.id.startswith(name[: len(name) // 2], autoescape=True)).limit(2000)
-    ).scalars()
-    return difflib.get_close_matches(name, list(pool), n=limit, cutoff=0.6)
+    start = name[: len(name) // 2]
+    query = "SELECT id FROM items WHERE substr(id, 1, ?) = ? LIMIT 2000"
+    pool = [found for (found,) in connection.execute(query, (len(start), start))]
+    return difflib.get_close_matches(name, pool, n=limit, cutoff=0.6)
 
 
 def describe(connection: Connection, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Everything but the vector, by id."""
-    scoped = select(items, origins.c.scope).select_from(items.outerjoin(origins, origins.c.id == items.c.origin))
-    result = connection.execute(scoped.where(items.c.id.in_(_listed(ids))))
-    return {row["id"]: {**row, "metadata": json.loads(row["metadata"])} for row in map(dict, result.mappings())}
+    query = (
+        f"SELECT {', '.join('items.' + name for name in COLUMNS)}, origins.scope FROM items "
+        f"LEFT JOIN origins ON origins.id = items.origin WHERE items.id {_AMONG}"
+    )
+    found = [dict(zip((*COLUMNS, "scope"), row, strict=True)) for row in connection.execute(query, _listed(ids))]
+    return {row["id"]: {**row, "metadata": json.loads(row["metadata"])} for row in found}
 
 
 def records(connection: Connection, rows: npt.NDArray[np.int64]) -> list[tuple[int, str, str, str | None]]:
     """(row, id, metadata text, source) of these rows, by row; rows deleted since are absent."""
-    c = items.c
-    query = select(c.row, c.id, c.metadata, c.source).where(c.row.in_(_listed(rows.tolist()))).order_by(c.row)
-    return list(connection.execute(query))
+    query = f"SELECT row, id, metadata, source FROM items WHERE row {_AMONG} ORDER BY row"
+    return connection.execute(query, _listed(rows.tolist())).fetchall()
 
 
 def pictured(connection: Connection, rows: Iterable[int]) -> dict[int, Pictured]:
     """What these rows say of their pictures, by row."""
-    c = items.c
-    query = select(c.row, c.thumb_segment, c.thumb_start, c.thumb_length, c.thumb_format, c.width, c.height, c.source)
+    query = (
+        "SELECT row, thumb_segment, thumb_start, thumb_length, thumb_format, width, height, source "
+        f"FROM items WHERE row {_AMONG}"
+    )
     return {
         row: Pictured(
             None if segment is None else Thumb(segment, start, length, form),
             None if width is None else (width, height),
             source,
         )
-        for row, segment, start, length, form, width, height, source in connection.execute(
-            query.where(c.row.in_(_listed(rows)))
-        )
+        for row, segment, start, length, form, width, height, source in connection.execute(query, _listed(rows))
     }
 
 
 def metadata_keys(connection: Connection, first: int | None = None) -> set[str]:
     """Every top-level key that some live item has; with ``first``, some of the first so many items."""
-    some = select(items.c.metadata).order_by(items.c.row).limit(first).subquery()
-    pairs = func.json_each(some.c.metadata).table_valued("key", joins_implicitly=True)
-    return set(connection.execute(select(pairs.c.key).select_from(some, pairs).distinct()).scalars())
+    query = (
+        "SELECT DISTINCT pairs.key FROM (SELECT metadata FROM items ORDER BY row LIMIT ?) AS some, "
+        "json_each(some.metadata) AS pairs"
+    )
+    return {key for (key,) in connection.execute(query, (-1 if first is None else first,))}
 
 
 def summary(connection: Connection, key: str, limit: int) -> list[tuple[Any, int]]:
     """The commonest values of one top-level key, with counts."""
-    pairs = func.json_each(items.c.metadata).table_valued("key", "value", joins_implicitly=True)
-    counted = func.count()
-    query = select(pairs.c.value, counted).select_from(items, pairs).where(pairs.c.key == key)
-    query = query.group_by(pairs.c.value).order_by(counted.desc(), pairs.c.value).limit(limit)
-    return list(connection.execute(query))
+    query = (
+        "SELECT pairs.value, count(*) AS counted FROM items, json_each(items.metadata) AS pairs WHERE pairs.key = ? "
+        "GROUP BY pairs.value ORDER BY counted DESC, pairs.value LIMIT ?"
+    )
+    return connection.execute(query, (key, limit)).fetchall()
 
 
 def origins_with_counts(connection: Connection) -> list[tuple[str, int]]:
     """Every source's scope, with the number of live items that came from it."""
-    counted = func.count(items.c.row)
-    query = select(origins.c.scope, counted).join(items, items.c.origin == origins.c.id).group_by(origins.c.id)
-    return list(connection.execute(query.order_by(origins.c.id)))
+    query = (
+        "SELECT origins.scope, count(items.row) FROM origins JOIN items ON items.origin = origins.id "
+        "GROUP BY origins.id ORDER BY origins.id"
+    )
+    return connection.execute(query).fetchall()
 
 
 def move_thumbs(connection: Connection, moved: Sequence[tuple[int, int, int]]) -> None:
     """Point items at new thumbnail places: (segment, start, row) each."""
-    statement = (
-        items.update()
-        .where(items.c.row == bindparam("at"))
-        .values(thumb_segment=bindparam("segment"), thumb_start=bindparam("start"))
-    )
-    connection.execute(statement, [{"segment": s, "start": b, "at": r} for s, b, r in moved])
+    connection.executemany("UPDATE items SET thumb_segment = ?, thumb_start = ? WHERE row = ?", moved)
 
 
 def thumb_places(connection: Connection) -> list[tuple[int, int, int, int]]:
     """(row, segment, start, length) of every thumbnail of a live item, in the order of their places."""
-    c = items.c
-    query = select(c.row, c.thumb_segment, c.thumb_start, c.thumb_length).where(c.thumb_segment.is_not(None))
-    return list(connection.execute(query.order_by(c.thumb_segment, c.thumb_start)))
+    query = (
+        "SELECT row, thumb_segment, thumb_start, thumb_length FROM items WHERE thumb_segment IS NOT NULL "
+        "ORDER BY thumb_segment, thumb_start"
+    )
+    return connection.execute(query).fetchall()
 
 
 def unreadable(connection: Connection) -> int:
     """Number of live items whose metadata is no JSON: must be 0."""
-    query = select(func.count()).select_from(items).where(func.json_valid(items.c.metadata) == 0)
-    return int(connection.execute(query).scalar_one())
+    return int(connection.execute("SELECT count(*) FROM items WHERE NOT json_valid(metadata)").fetchone()[0])
 
 
 def orphans(connection: Connection) -> tuple[int, int]:
     """(live items that also have a tombstone, batches that overrun their segment): both must be 0."""
-    both = select(func.count()).select_from(items.join(tombstones, items.c.row == tombstones.c.row))
+    both = "SELECT count(*) FROM items JOIN tombstones ON tombstones.row = items.row"
     over = (
-        select(func.count())
-        .select_from(batches.join(segments, segments.c.id == batches.c.segment))
-        .where(batches.c.start + batches.c.count > segments.c.length)
+        "SELECT count(*) FROM batches JOIN segments ON segments.id = batches.segment "
+        "WHERE batches.start + batches.count > segments.length"
     )
-    return int(connection.execute(both).scalar_one()), int(connection.execute(over).scalar_one())
+    return int(connection.execute(both).fetchone()[0]), int(connection.execute(over).fetchone()[0])
 
 
 class HotReader:
     """The one read that queries do for each hit, on a connection of its own: ten rows in tens of microseconds.
 
-    SQLAlchemy's pool and result objects would cost several times the search itself. Rows are immutable, so no
-    transaction is needed to pair them with a snapshot: a row is there as it was, or it is gone.
+    Rows are immutable, so no transaction is needed to pair them with a snapshot: a row is there as it was, or it is
+    gone.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._texts: dict[int, str] = {}
-
-    def _text(self, length: int) -> str:
-        text = self._texts.get(length)
-        if text is None:
-            marks = [bindparam(f"r{i}", type_=items.c.row.type) for i in range(length)]
-            query = select(items.c.row, items.c.id, items.c.metadata).where(items.c.row.in_(marks))
-            text = self._texts[length] = str(query.compile(dialect=sqlite.dialect(paramstyle="qmark")))
-        return text
 
     def rows(self, rows: Sequence[int]) -> Iterator[tuple[int, str, str]]:
         """(row, id, metadata text) of the rows that are there, in any order."""
         for start in range(0, len(rows), 500):
             part = rows[start : start + 500]
-            yield from self._connection.execute(self._text(len(part)), part)
+            marks = ", ".join("?" * len(part))
+            yield from self._connection.execute(f"SELECT row, id, metadata FROM items WHERE row IN ({marks})", part)
 
     def seq(self) -> int:
         """The number of the last commit."""

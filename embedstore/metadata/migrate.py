@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-
-from sqlalchemy import Connection
+from sqlite3 import Connection
 
 from embedstore.durable import sync_directory, writing
 from embedstore.errors import NotAStore, StoreReadOnly, StoreTooNew
 from embedstore.metadata.database import Database
-from embedstore.metadata.schema import HEAD
+
+#: The newest Alembic revision (a test holds it against migrations/versions).
+HEAD = "0001"
 
 
 def revision(path: Path) -> str:
@@ -22,12 +23,12 @@ def revision(path: Path) -> str:
     database = Database(path, read_only=True)
     try:
         with database.read() as connection:
-            found = connection.exec_driver_sql(
+            found = connection.execute(
                 "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ('alembic_version', 'state')"
             ).fetchall()
             if len(found) < 2:
                 raise NotAStore(f"{path.parent} is no embedstore: its store.db has other tables than ours")
-            row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").fetchone()
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     finally:
         database.close()
     if row is None:
@@ -44,11 +45,16 @@ def upgrade(connection: Connection) -> None:
     """Run all missing revisions inside the caller's transaction."""
     from alembic import command
     from alembic.config import Config
+    from sqlalchemy import StaticPool, create_engine
 
+    engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None)
+    # The caller's transaction is the caller's to end.
+    for ending in ("do_begin", "do_commit", "do_rollback"):
+        setattr(engine.dialect, ending, lambda _: None)
     config = Config()
     config.set_main_option("script_location", scripts().replace("%", "%%"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with engine.connect() as config.attributes["connection"]:
+        command.upgrade(config, "head")
 
 
 def known_revisions() -> set[str]:

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from sqlalchemy import BLOB, Column, ForeignKey, Index, Integer, MetaData, Table, Text, UniqueConstraint
 
-#: The newest Alembic revision (a test holds it against migrations/versions).
-HEAD = "0001"
-
 tables = MetaData()
 
 #: Settings of the store, JSON values: 'uuid', 'created', 'config'.

@@ -17,6 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, and_, exists, false, func, or_, true
+from sqlalchemy.dialects import sqlite
 
 from embedstore.errors import FilterError
 from embedstore.filters import (
@@ -35,6 +36,8 @@ from embedstore.filters import (
     fields,
     kind,
 )
+from embedstore.metadata.items import Condition
+from embedstore.metadata.schema import items
 
 _OPPOSITE = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 #: Characters that every version of SQLite finds in a quoted label of a JSON path. It compares labels with the JSON
@@ -70,6 +73,14 @@ def check_fields(expression: Expression, known: Collection[str], text: str = "")
         else:
             hint = "; the items have no metadata"
         raise FilterError(f"unknown field {field}{hint}", text, field.position if text else None)
+
+
+def to_condition(expression: Expression, text: str = "") -> Condition:
+    """The filter as a query for the rows of the items for which it is true; arguments as for `to_sql`."""
+    query = sa.select(items.c.row).where(to_sql(expression, items, text))
+    # "Render postcompile": a list of values is as many parameters, not a mark that SQLAlchemy would expand later.
+    compiled = query.compile(dialect=sqlite.dialect(paramstyle="named"), compile_kwargs={"render_postcompile": True})
+    return Condition(str(compiled), compiled.params)
 
 
 def to_sql(expression: Expression, items: sa.FromClause, text: str = "") -> ColumnElement[bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ import numpy.typing as npt
 
 from embedstore.metadata import catalog, items
 from embedstore.metadata.database import Database
-from embedstore.metadata.schema import items as items_table
 from embedstore.query.engine import Answer, Engine
 from embedstore.query.hits import Hits
 from embedstore.query.texts import TextColumn
@@ -24,7 +24,8 @@ from embedstore.types import Metadata, Metric, Vectors
 
 if TYPE_CHECKING:
     from PIL import Image
-    from sqlalchemy import ColumnElement
+
+    from embedstore.metadata.items import Condition
 
 #: Answers whose ids are looked up in SQLite before the whole column is read: a process that asks once reads ten rows.
 _COLD_ANSWERS = 3
@@ -118,7 +119,7 @@ class Searcher:
         mask[view.positions(rows)] = 1
         return view, mask
 
-    def condition(self, text: str) -> ColumnElement[bool]:
+    def condition(self, text: str) -> Condition:
         """A filter as SQL, its fields checked against what the items have.
 
         Raises:
@@ -136,7 +137,7 @@ class Searcher:
                 known = items.metadata_keys(connection)
                 if items.count(connection):
                     where.check_fields(expression, known, text)
-        return where.to_sql(expression, items_table, text)
+        return where.to_condition(expression, text)
 
     def _ids_of(self, rows: npt.NDArray[np.int64]) -> list[str]:
         column = self._ids
@@ -178,13 +179,26 @@ class Searcher:
     def _metadata_column(self) -> TextColumn:
         with self._lock, self._database.read() as connection:
             column = self._metadata or TextColumn.of([])
-            more = items.row_metadata(connection, after=column.last, limit=_METADATA_BYTES - column.size)
-            if more is None:
+            more = items.row_metadata(connection, after=column.last)
+            try:
+                self._metadata = column = column.grown(_within(more, _METADATA_BYTES - column.size))
+            except _TooMuchError:
                 self._metadata, self._reads = None, math.inf
                 return TextColumn.of([])
-            self._metadata = column = column.grown(more)
             return column
 
     def read_images(self, rows: npt.NDArray[np.int64]) -> list[Image.Image | None]:
         """Stored pictures of rows, in order."""
         return pictures.read(self._directory, self._database, rows)
+
+
+class _TooMuchError(Exception):
+    """There is more metadata than is kept in memory."""
+
+
+def _within(pairs: Iterable[tuple[int, str]], limit: int) -> Iterator[tuple[int, str]]:
+    for row, text in pairs:
+        limit -= len(text)
+        if limit < 0:
+            raise _TooMuchError
+        yield row, text

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from sqlite3 import Connection
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection
 
 from embedstore.errors import EmbedstoreError, StoreDamaged
 from embedstore.metadata import catalog, items

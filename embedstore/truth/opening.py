@@ -13,7 +13,7 @@ from embedstore.durable import WriteLock, sync_directory, writing
 from embedstore.errors import InvalidArgument, NotAStore, StoreDamaged, StoreExists, StoreNotFound, StoreReadOnly
 from embedstore.metadata import catalog, migrate
 from embedstore.metadata.database import Database
-from embedstore.metadata.schema import HEAD
+from embedstore.metadata.migrate import HEAD
 from embedstore.truth import layout
 from embedstore.types import Metric
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import ColumnElement, Connection
 
 from embedstore.config import StoreConfig
 from embedstore.durable import WriteLock
@@ -166,7 +166,7 @@ class Writer:
             known = items.find(connection, ids)
             return self._delete_rows(connection, [entry.row for entry in known.values()])
 
-    def delete_where(self, condition: ColumnElement[bool]) -> int:
+    def delete_where(self, condition: items.Condition) -> int:
         """Delete the items that match, as they are at the moment of the deletion."""
         with self.locked("deleting items"), self.database.write() as connection:
             return self._delete_rows(connection, items.rows_where(connection, condition).tolist())
