@@ -266,7 +266,7 @@ class Sqlite:
     def turn(self, value: int) -> None: ...
 
     def search(self, query: npt.NDArray[np.float32]) -> Sequence[Any]:
-        raise NotImplementedError("SQLite has no vector index")
+        raise RuntimeError("SQLite has no vector index")
 
     def add_one(self, number: int, vector: npt.NDArray[np.float32], metadata: dict[str, Any]) -> None:
         self.connection.execute("BEGIN IMMEDIATE")

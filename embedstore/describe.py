@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -88,4 +89,7 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
 
 def _field(connection: Any, key: str) -> dict[str, Any]:
     values = items.summary(connection, key, _VALUES_SHOWN + 1)
-    return {"values": dict(values[:_VALUES_SHOWN]) if values else {}, "more": len(values) > _VALUES_SHOWN}
+    counted: Counter[Any] = Counter()
+    for value, number in values[:_VALUES_SHOWN]:
+        counted[value] += number  # 1 and 1.0 are one key
+    return {"values": dict(counted), "more": len(values) > _VALUES_SHOWN}

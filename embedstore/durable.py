@@ -67,8 +67,12 @@ class WriteLock:
         self._descriptor = -1
 
     @contextmanager
-    def held(self, purpose: str) -> Iterator[None]:
+    def held(self, purpose: str, *, read_only: bool = False) -> Iterator[None]:
         """Hold the lock for the block.
+
+        Args:
+            purpose: for those who wait.
+            read_only: keep writers out and write nothing, not even the holder's name.
 
         Raises:
             StoreBusy: another holder kept it longer than the timeout; the message names it.
@@ -77,7 +81,7 @@ class WriteLock:
             raise StoreBusy(f"another thread of this process is writing to {self._path.parent}: try again later")
         try:
             if self._depth == 0:
-                self._take(purpose)
+                self._take(purpose, read_only)
             self._depth += 1
             try:
                 yield
@@ -89,10 +93,10 @@ class WriteLock:
         finally:
             self._own.release()
 
-    def _take(self, purpose: str) -> None:
+    def _take(self, purpose: str, read_only: bool) -> None:
         with writing(self._path):
             # Not through a link: a store that someone else made could have another file of ours written over.
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags = (os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(self._path, flags, 0o644)
         deadline = time.monotonic() + self._timeout
         pause = 0.002
@@ -114,6 +118,8 @@ class WriteLock:
                 os.close(descriptor)
                 raise
         self._descriptor = descriptor
+        if read_only:
+            return
         # Only for people; the lock is the kernel's. Never synced: it means nothing after a crash.
         # Padded instead of truncated: ext4 writes a truncated file out when it is closed, milliseconds for each lock.
         name = f"process {os.getpid()} ({purpose}, since {time.strftime('%H:%M:%S')})".encode()[: _NAME - 1]

@@ -72,6 +72,8 @@ def fit_encoder(
     """
     if not 1 <= dimension <= MAX_DIMENSION:
         raise InvalidArgument(f"latents of {dimension} dimensions can't be fitted: use 1 to {MAX_DIMENSION}")
+    if minutes is not None and not minutes > 0:
+        raise InvalidArgument(f"a fit can't be done in {minutes} minutes: give a positive number")
     if len(pictures) < 2:
         raise InvalidArgument(f"an encoder can't be fitted to {len(pictures)} picture(s): give at least 2")
     encoder_class = registry.resolve("encoders", kind)

@@ -164,7 +164,7 @@ def test_what_is_known_of_an_item_and_of_the_store(store: Store) -> None:
     (space,) = info["spaces"]
     assert (info["items"], space["vectors"], space["dimension"], space["metric"]) == (12, 12, 8, "l2")
     assert (space["encoder"], space["default"], space["searched_exactly"], space["tiers"]) == ("pca", True, 12, [])
-    assert info["fields"]["odd"]["values"] == {0: 6, 1: 6}
+    assert info["fields"]["odd"]["values"] == {"false": 6, "true": 6}
     assert info["origins"] == [{"scope": "items", "items": 12}]
     on_disk = sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file())
     assert info["bytes"]["total"] == on_disk
@@ -227,6 +227,17 @@ def test_a_backup_is_a_store_of_its_own_with_the_same_answers(store: Store, tmp_
         assert copy.verify().ok
         copy.delete("p11")
     assert store.ids() == [f"p{i}" for i in range(6, 12)]
+
+
+def test_a_store_opened_for_reading_is_backed_up_too(store: Store, tmp_path: Path) -> None:
+    ids, directory = store.ids(), store.path
+    store.close()
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+    with embedstore.open(directory, read_only=True) as reader:
+        reader.backup(tmp_path / "copy.store")
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
+    with embedstore.open(tmp_path / "copy.store") as copy:
+        assert copy.ids() == ids
 
 
 def test_a_backup_has_the_tiers_and_answers_with_them(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 
 from embedstore.errors import DiskFull, InvalidArgument, StoreDamaged
 from embedstore.index import knobs
+from embedstore.index.bindings import faiss
 from embedstore.index.exact import norms
-from embedstore.index.library import faiss
 from embedstore.progress import Progress
 from embedstore.types import Metric, Vectors
 
@@ -190,6 +190,7 @@ def _prepare(index: Any, seed: int) -> None:
         core.hnsw.rng = faiss.RandomGenerator(seed + 12345)  # FAISS's own default is 12345
     elif isinstance(core, faiss.IndexIVF):
         core.cp.seed = seed + 1234
+        core.cp.min_points_per_centroid = 1  # a user who names many lists for few vectors needs no warning from C++
 
 
 def _training_rows(index: Any) -> int:

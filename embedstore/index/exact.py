@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import InvalidArgument
-from embedstore.index.library import faiss
+from embedstore.index.bindings import faiss
 from embedstore.types import Metric, Vectors
 
 Positions: TypeAlias = npt.NDArray[np.int64]

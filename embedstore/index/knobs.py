@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from embedstore.index.library import faiss
+from embedstore.index.bindings import faiss
 
 
 def inner(index: Any) -> Any:

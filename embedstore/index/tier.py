@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.index import knobs
+from embedstore.index.bindings import faiss
 from embedstore.index.exact import Positions, norms
-from embedstore.index.library import faiss
 from embedstore.index.tune import Tuned, parameter_for, widened
 from embedstore.types import Metric, Vectors
 

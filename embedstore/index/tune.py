@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from embedstore.errors import InvalidArgument
 from embedstore.index import knobs
+from embedstore.index.bindings import faiss
 from embedstore.index.exact import Positions, norms
-from embedstore.index.library import faiss
 from embedstore.types import Metric, Vectors
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution: two-sided 95 %

@@ -191,12 +191,13 @@ def metadata_keys(connection: Connection, first: int | None = None) -> set[str]:
 
 
 def summary(connection: Connection, key: str, limit: int) -> list[tuple[Any, int]]:
-    """The commonest values of one top-level key, with counts."""
+    """The commonest values of one top-level key, with counts; true and false as they are spelled in filters."""
     query = (
-        "SELECT pairs.value, count(*) AS counted FROM items, json_each(items.metadata) AS pairs WHERE pairs.key = ? "
-        "GROUP BY pairs.value ORDER BY counted DESC, pairs.value LIMIT ?"
+        "SELECT pairs.value, pairs.type, count(*) AS counted FROM items, json_each(items.metadata) AS pairs "
+        "WHERE pairs.key = ? GROUP BY pairs.value, pairs.type ORDER BY counted DESC, pairs.value LIMIT ?"
     )
-    return connection.execute(query, (key, limit)).fetchall()
+    found = connection.execute(query, (key, limit))
+    return [(kind if kind in ("true", "false") else value, counted) for value, kind, counted in found]
 
 
 def origins_with_counts(connection: Connection) -> list[tuple[str, int]]:

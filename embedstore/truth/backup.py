@@ -31,7 +31,7 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
     if target.exists():
         raise StoreExists(f"{target} exists already: name a new directory for the backup")
     draft = target.with_name(f".{target.name}.partial")
-    with writer.locked("making a backup"), writing(target), _removed_on_failure(draft):
+    with writer.frozen("making a backup"), writing(target), _removed_on_failure(draft):
         shutil.rmtree(draft, ignore_errors=True)
         layout.make(draft)
         writer.database.copy_to(draft / layout.DATABASE)

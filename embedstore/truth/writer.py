@@ -92,6 +92,10 @@ class Writer:
             raise StoreReadOnly(f"{self.directory} was opened for reading: open it with read_only=False to write")
         return self._lock.held(purpose)
 
+    def frozen(self, purpose: str) -> AbstractContextManager[None]:
+        """Keep all writers out for a block, also in a store that was opened for reading."""
+        return self._lock.held(purpose, read_only=self.database.read_only)
+
     def add_space(self, *, name: str, encoder: str, fingerprint: str, dimension: int, metric: Metric) -> None:
         """Record a space; the first one becomes the default.
 

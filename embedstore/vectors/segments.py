@@ -30,7 +30,7 @@ _ROW = np.dtype("<f4")
 #: are read through the map only where they lie within the first so many bytes of a space, and with ``pread`` beyond:
 #: two microseconds more for a row, and memory that is bounded. (Mapping all and handing pages back now and then was
 #: rejected: a fault costs more than a ``pread``.)
-_RESIDENT_BYTES = 112 * 2**20
+_RESIDENT_BYTES = 128 * 2**20
 #: Rows asked for at once from which on the map is faster than one ``pread`` each.
 _MANY = 256
 #: Never through a link, and never waiting for a FIFO: a store that someone else made is data, and stays in its folder.
@@ -192,16 +192,13 @@ class SegmentVectors:
     def _read_part(self, part: _Mapped, rows: npt.NDArray[np.int64]) -> Vectors:
         """Rows of one segment: through the map where they may stay in memory, else from the file."""
         resident = min(max(self._resident - part.first, 0), len(part.rows))
-        size, file = self._row_bytes, part.file.number
+        numbers, size, file = rows.tolist(), self._row_bytes, part.file.number
         if resident:
             found = part.rows.take(np.minimum(rows, resident - 1), axis=0)
-            far = np.flatnonzero(rows >= resident).tolist()
         else:
             found = np.empty((len(rows), self.dimension), dtype=np.float32)
-            far = list(range(len(rows)))
-        numbers = rows.tolist()
-        for i in far:
-            if os.preadv(file, (found[i],), HEADER + numbers[i] * size) != size:
+        for i, number in enumerate(numbers):
+            if number >= resident and os.preadv(file, (found[i],), HEADER + number * size) != size:
                 raise StoreDamaged("a segment was cut short while it was open: restore a backup")
         return found
 
