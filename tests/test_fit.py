@@ -73,7 +73,6 @@ def test_the_autoencoder_is_fitted_by_its_name_within_its_time(tmp_path: Path) -
     assert isinstance(encoder, TrainedEncoder)
     assert report.stopped == "time"
     assert encoder.encode(pictures).shape == (30, 4)
-    assert not state.exists()
 
 
 @pytest.mark.parametrize(

@@ -281,9 +281,30 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
     assert report.resumed
     assert report.history == uninterrupted.history
     assert calls == uninterrupted.steps + 1  # the interrupted one is done again, none other
-    assert not state.exists()
-    expected, found = checkpoint.to_arrays(whole), checkpoint.to_arrays(resumed)
-    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+    again, report = training.fit(pictures, SMALL, steps=12, progress=False, checkpoint=state)
+    assert (calls, report.history) == (uninterrupted.steps + 1, uninterrupted.history)  # nothing was left to be done
+    expected = checkpoint.to_arrays(whole)
+    for found in (checkpoint.to_arrays(resumed), checkpoint.to_arrays(again)):
+        assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_ctrl_c_during_the_last_validation_is_obeyed_and_costs_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, state = blobs(60), tmp_path / "fit.state"
+    validate = training.validate
+
+    def pressed(*arguments: object) -> float:
+        signal.raise_signal(signal.SIGINT)
+        return validate(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "VALIDATIONS", 1)  # the only validation is that of the last step
+    monkeypatch.setattr(training, "validate", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(pictures, SMALL, steps=4, progress=False, checkpoint=state)
+    monkeypatch.setattr(training, "validate", validate)
+    monkeypatch.delattr(training, "_step")
+    assert training.fit(pictures, SMALL, steps=4, progress=False, checkpoint=state)[1].steps == 4
 
 
 def test_ctrl_c_waits_for_the_end_of_the_step_and_saves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

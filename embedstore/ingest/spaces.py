@@ -116,6 +116,7 @@ def _fit(writer: Writer, reader: Reader, options: FitOptions, report: AddReport,
         dimension=encoder.dimension,
         metric=encoder.metric,
     )
+    (models / "fit.state").unlink(missing_ok=True)
     report.notes += [*([note] if note else []), *notes]
     report.seconds["fit"] = time.perf_counter() - start
 

@@ -109,7 +109,8 @@ def fit(
         minutes: upper bound of the wall time.
         progress: whether to draw a bar on stderr.
         checkpoint: a file for the state of the fit, written about every 30 s and on Ctrl-C: the same call goes on from
-            there. It is removed when the fit is done, and ignored when it is of other pictures or settings.
+            there, and ends at once where it was done. It is ignored when it is of other pictures or settings, and is
+            the caller's to remove once the model is kept.
         device: 'cpu' or 'cuda'; CUDA where there is one by default.
         objective: None is the default one for this number of pictures.
         steps: None plans them from the number and size of the pictures.
@@ -151,6 +152,9 @@ def fit(
             state.seconds = elapsed()
             resume.save(checkpoint, identity, state)
 
+    def converged() -> bool:
+        return state.stale >= PATIENCE and TRIAL * steps <= state.step < steps
+
     stopped: Stopped = "schedule done"
     saved = time.perf_counter()
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -158,7 +162,7 @@ def fit(
     with resume.interrupts_between_steps() as check, Progress("fitting the encoder", steps, progress, "steps") as bar:
         bar.advance(state.step)
         try:
-            while state.step < steps:
+            while state.step < steps and not converged():
                 done = state.step / steps
                 if limit is not None:
                     done = max(done, elapsed() / limit)
@@ -178,24 +182,23 @@ def fit(
                 check()
                 if state.step % every == 0 or state.step == steps:
                     state.record(validate(average, pictures, validation, place))
-                    if state.stale >= PATIENCE and state.step >= TRIAL * steps:
-                        stopped = "converged"
-                        break
                 bar.advance(1, f"error {error:.4f}")
                 if time.perf_counter() - saved > SAVE_SECONDS:
                     save()
                     saved = time.perf_counter()
+            check()
+            save()
         except KeyboardInterrupt:
             save()
             raise
+    if stopped != "time" and converged():
+        stopped = "converged"
     if stopped == "time" or not state.history:
         state.record(validate(average, pictures, validation, place))
     average.load_state_dict(state.best)
     if objective.contrast:
         sample = np.random.default_rng(seed).permutation(training)[:BASE]
         apply_map(average, neighbourhood_map(_encode(average, pictures, sample, place)).to(place))
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     report = FitReport(
         pictures=len(training),
         epochs=state.step * batch / len(training),
