@@ -215,6 +215,7 @@ def low_rank(n: int, d: int, rank: int, seed: int) -> Array:
         (low_rank(3000, 300, 20, 1), Metric.IP, None),  # taking out the mean would change the products
         (low_rank(3000, 300, 250, 1), Metric.L2, None),  # too little is left out
         (low_rank(3000, 128, 8, 1), Metric.L2, None),
+        (np.ones((3000, 300), dtype=np.float32), Metric.L2, None),
     ],
 )
 def test_vectors_of_few_directions_are_projected_to_them(base: Array, metric: Metric, expected: str | None) -> None:

@@ -73,9 +73,9 @@ def reduced(factory: str, vectors: Sequence[Vectors], metric: Metric, *, seed: i
         return None
     sample = _sample(blocks, sum(map(len, blocks)), _SPECTRUM_ROWS, metric, seed)
     variances = np.linalg.eigvalsh(np.cov(sample, rowvar=False, dtype=np.float32))[::-1]
-    share = np.cumsum(variances) / variances.sum()
-    enough = -(-int(np.searchsorted(share, _VARIANCE) + 1) // 32) * 32
-    return f"PCA{enough},{factory}" if 3 * enough <= dimension else None
+    held = np.cumsum(variances)
+    enough = -(-int(np.searchsorted(held, _VARIANCE * held[-1]) + 1) // 32) * 32
+    return f"PCA{enough},{factory}" if held[-1] > 0 and 3 * enough <= dimension else None
 
 
 def parse(factory: str, d: int, metric: Metric) -> Any:
