@@ -121,6 +121,37 @@ def test_a_file_without_permission_is_a_failure(tmp_path: Path) -> None:
     assert reasons(failures) == {"a.png": "can't be opened: Permission denied"}
 
 
+def test_a_folder_that_can_not_be_read_is_a_failure_and_the_root_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_png(tmp_path / "x" / "1.png")
+    write_png(tmp_path / "y" / "1.png")
+    closed = [f"{tmp_path}/y/"]
+
+    def scandir(path: str) -> Any:
+        if path in closed:
+            raise PermissionError(13, "Permission denied")
+        return os_scandir(path)
+
+    os_scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    with folder(tmp_path) as reader:
+        ids, _, _, failures = read_all(reader)
+    assert (ids, reasons(failures)) == (["x/1.png"], {"y/": "the folder can't be read: Permission denied"})
+    closed.append(f"{tmp_path}/")
+    with pytest.raises(SourceError, match="can't be read: Permission denied"):
+        FolderReader(tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_a_failure_unless_it_is_named_as_something_else(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png")
+    for name in ("album", "b.png", "notes.txt"):
+        (tmp_path / name).symlink_to(tmp_path / "gone" / name)
+    with folder(tmp_path) as reader:
+        said = reasons(read_all(reader)[3])
+    assert said == dict.fromkeys(["album", "b.png"], "is a link that leads nowhere (No such file or directory)")
+
+
 def test_a_file_that_vanishes_after_the_scan_is_a_failure(tmp_path: Path) -> None:
     write_png(tmp_path / "a.png")
     write_png(tmp_path / "b.png")

@@ -198,3 +198,22 @@ def test_sources_without_entries_are_named() -> None:
         ItemReader(5)
     with pytest.raises(SourceError, match="has no readable entry: has shape"):
         ItemReader([np.zeros((2, 2, 2, 2))])
+
+
+def test_entries_that_fail_keep_their_ids_and_those_without_are_said_to_be_unknown() -> None:
+    class Records(TorchLike):
+        def __getitem__(self, number: int) -> Any:
+            if number == 3:
+                raise OSError("broken file")
+            return {"id": f"r{number}", "image": "no" if number == 5 else PICTURES[number]}
+
+    reader = ItemReader(Records(), workers=1)
+    assert not reader.unidentified
+    ids, _, _, failures = read_all(reader)
+    assert ids == ["r0", "r1", "r2", "r4", "r6"]
+    assert set(reasons(failures)) == {"00003", "r5"}
+    assert reader.unidentified
+    reader.close()
+    numbered = ItemReader(TorchLike())
+    assert set(reasons(read_all(numbered)[3])) == {"00003"}
+    assert not numbered.unidentified

@@ -112,7 +112,23 @@ def test_malformed_rows_fail_with_their_line(tmp_path: Path) -> None:
         ids, payloads, _, failures = read_all(reader)
     assert ids == ["a", "e"]
     assert np.stack(payloads).tolist() == [[1, 2], [3, 4]]
-    assert set(reasons(failures)) == {"t.csv:3", "t.csv:4", "t.csv:5"}
+    assert (reader.unidentified, reader.unread) == (True, set())
+    assert set(reasons(failures)) == {"t.csv:3", "c", "d"}
+    assert reasons(failures)["d"] == "has no list of numbers in column 'vector' (t.csv:5)"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_malformed_row_does_not_change_the_numbers_of_the_rows_behind_it(tmp_path: Path, suffix: str) -> None:
+    path = write_table(tmp_path / f"t{suffix}", [{"vector": [i, i + 1]} for i in range(4)])
+    lines = path.read_text().splitlines()
+    lines[-3] = "[1"
+    path.write_text("\n".join(lines))
+    with table(path) as reader:
+        ids, payloads, _, failures = read_all(reader)
+        # Lines of a CSV aren't rows for sure: a quote that isn't closed swallows all lines up to the next.
+        assert (reader.unidentified, reader.unread) == ((True, set()) if suffix == ".csv" else (False, {"00001"}))
+    assert (ids, np.stack(payloads)[:, 0].tolist()) == (["00000", "00002", "00003"], [0, 2, 3])
+    assert len(failures) == 1
 
 
 def test_numbers_in_the_vector_column_are_not_taken_for_vectors(tmp_path: Path) -> None:

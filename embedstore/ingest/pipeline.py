@@ -7,8 +7,8 @@ what was not acknowledged, and the same call goes on from there because what is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -49,6 +49,29 @@ class Target:
 
 
 @dataclass(slots=True)
+class _Run:
+    """What a run over a source has met so far."""
+
+    seen: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+
+    def fail(self, failures: Iterable[Failure]) -> None:
+        """Remember what can't be read now: it is not gone from the source."""
+        self.failed.update(failure.id.rstrip("/") for failure in failures)
+
+    def accounts_for(self, name: str) -> bool:
+        """Whether an item was met, or it, or a folder that it lies in, is what can't be read."""
+        if name in self.seen or name in self.failed:
+            return True
+        end = name.find("/")
+        while end > 0:
+            if name[:end] in self.failed:
+                return True
+            end = name.find("/", end + 1)
+        return False
+
+
+@dataclass(slots=True)
 class _Todo:
     """The entries of one chunk that need work, as positions in it."""
 
@@ -71,18 +94,18 @@ def ingest(
         progress: draw a bar on stderr.
     """
     start = time.perf_counter()
-    seen: set[str] = set()
+    run = _Run()
     count = reader.count()
     with Progress("encoding" if not reader.brings_vectors else "reading", count, progress) as bar:
         for chunk, following in _with_next(reader.chunks(CHUNK)):
-            todo = _compare(target, chunk, report, reader.scope, seen)
+            todo = _compare(target, chunk, report, reader.scope, run)
             if following is not None and hasattr(following, "prefetch"):
                 following.prefetch(range(len(following.ids)) if todo.encode else ())
             _relabel(target, chunk, todo, reader.scope, report)
             _encode(target, chunk, todo, reader.scope, report)
             bar.advance(len(chunk.ids) + len(chunk.failures))
     if prune is not None:
-        _find_removed(target, reader.scope, seen, report, delete=prune)
+        _find_removed(target, reader, run, report, delete=prune)
     report.seconds["read and encode"] = time.perf_counter() - start
     return report
 
@@ -96,21 +119,20 @@ def _with_next(chunks: Iterator[_T]) -> Iterator[tuple[_T, _T | None]]:
         current = following
 
 
-def _compare(target: Target, chunk: Chunk, report: AddReport, scope: str, seen: set[str]) -> _Todo:
+def _compare(target: Target, chunk: Chunk, report: AddReport, scope: str, run: _Run) -> _Todo:
     """Sort the entries of a chunk into unchanged ones, relabelled ones, and ones to encode."""
     report.failures.extend(chunk.failures)
     todo = _Todo([], [], {}, [""] * len(chunk.ids))
     with target.writer.database.read() as connection:
         todo.known = items.find(connection, [name for name in chunk.ids if id_fault(name) is None])
     last = last_of_each(chunk.ids)
-    again = len(chunk.ids) - len(last) + sum(chunk.ids[index] in seen for index in last)
+    again = len(chunk.ids) - len(last) + sum(chunk.ids[index] in run.seen for index in last)
     if again:
         report.notes.append(f"{again} ids came more than once: the last of each is kept")
-    # What can't be read now is not gone from the source.
-    seen.update(failure.id for failure in chunk.failures)
+    run.fail(chunk.failures)
     for index in last:
         name = chunk.ids[index]
-        seen.add(name)
+        run.seen.add(name)
         fault = id_fault(name)
         try:
             todo.texts[index] = text = dump_metadata(chunk.metadata[index]) if fault is None else ""
@@ -230,10 +252,18 @@ def _commit(
     report.updated += replaced
 
 
-def _find_removed(target: Target, scope: str, seen: set[str], report: AddReport, *, delete: bool) -> None:
+def _find_removed(target: Target, reader: Reader, run: _Run, report: AddReport, *, delete: bool) -> None:
+    run.failed.update(getattr(reader, "unread", ()))
     with target.writer.database.read() as connection:
-        origin = catalog.find_origin(connection, scope)
+        origin = catalog.find_origin(connection, reader.scope)
         held = {} if origin is None else items.rows_of_origin(connection, origin)
-    report.removed = sorted(name for name in held if name not in seen)
-    if delete and report.removed:
-        report.pruned = target.writer.delete_rows([held[name] for name in report.removed])
+    removed = sorted(name for name in held if not run.accounts_for(name))
+    if removed and getattr(reader, "unidentified", False):
+        report.notes.append(
+            f"{len(removed):,} items of {reader.name} were not met, but some of its entries can't be read and "
+            "don't say which items they are, so that nothing counts as gone: mend those entries and index again"
+        )
+        return
+    report.removed = removed
+    if delete and removed:
+        report.pruned = target.writer.delete_rows([held[name] for name in removed])

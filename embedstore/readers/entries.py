@@ -46,6 +46,8 @@ class Rules:
 def to_item(entry: Any, number: int, rules: Rules) -> Item | Failure:
     """One entry as an item whose picture is uint8 (h, w, c) or a path, or as the reason why it can't be one."""
     name = entry.id if isinstance(entry, Item) else f"{rules.prefix}{number:05d}"
+    if isinstance(entry, Mapping) and entry.get("id") is not None:
+        name = str(entry["id"])
     try:
         if isinstance(entry, Failure):
             return Failure(name, entry.reason)
@@ -136,7 +138,7 @@ def to_uint8(values: npt.NDArray[Any], channels_first: bool = False) -> Picture:
 def _from_record(record: Mapping[str, Any], name: str, rules: Rules) -> Item:
     """A row with named columns: the picture or vector, ``id``, the label, and metadata."""
     columns = dict(record)
-    name = str(columns.pop("id", name))
+    columns.pop("id", None)
     candidates = (rules.picture_column,) if rules.picture_column else (*PICTURE_COLUMNS, *VECTOR_COLUMNS)
     column = next((c for c in candidates if columns.get(c) is not None), None)
     if column is None:

@@ -61,6 +61,10 @@ class ItemReader:
         self._pool_options = {"max_side": max_side, **pool_options}
         self._pool: DecodePool | None = None
         self._spool: Spool | None = None
+        #: whether ids are the entries' positions
+        self._numbered = True
+        #: whether some entries failed that don't say which items they are
+        self.unidentified = False
         rules = entries.Rules(id_prefix, classes or getattr(source, "classes", None), picture_column, label_column)
         self._hugging_face = entries.is_hugging_face(source)
         self._rules = entries.hugging_face_rules(source, rules)
@@ -77,6 +81,7 @@ class ItemReader:
             self.close()
             raise SourceError(f"the {type(source).__name__} {reason}")
         self.brings_vectors = first.vector is not None
+        self._numbered = first.id.removeprefix(id_prefix).isdigit()
         what = "dataset" if self._hugging_face else type(source).__name__
         self.name = f"{what} ({'?' if self._count is None else f'{self._count:,}'} items)"
 
@@ -110,7 +115,10 @@ class ItemReader:
             raw = entries.by_number(self._source)
         else:
             raw = iter(self._source)
-        return (entries.to_item(entry, number, self._rules) for number, entry in enumerate(raw))
+        for number, entry in enumerate(raw):
+            if isinstance(entry, Failure) and not self._numbered:
+                self.unidentified = True
+            yield entries.to_item(entry, number, self._rules)
 
     def _chunk(self, batch: Sequence[Item | Failure]) -> Chunk:
         failures = [item for item in batch if isinstance(item, Failure)]

@@ -28,12 +28,16 @@ class Rows:
     Attributes:
         columns: name -> values, all of the same length; None where a row has no value.
         lines: of each row, its line in the file (1-based), or its row number (0-based) for Parquet.
-        failures: rows that could not be parsed.
+        numbers: of each row, its number (0-based) among all rows, those that could not be parsed included.
+        failures: rows that could not be parsed, by their id where that could be, else by file and line.
+        nameless: the numbers of those without an id.
     """
 
     columns: dict[str, list[Any]]
     lines: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    nameless: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -47,7 +51,21 @@ class Rows:
         }
 
 
-def read_rows(path: Path, convert: Callable[[str, Any], Any] | None = None, skip: frozenset[str] = frozenset()) -> Rows:
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How values are taken in: ``convert`` and ``id_column`` of ``read_rows``."""
+
+    path: Path
+    convert: Callable[[str, Any], Any] | None
+    id_column: str | None
+
+
+def read_rows(
+    path: Path,
+    convert: Callable[[str, Any], Any] | None = None,
+    skip: frozenset[str] = frozenset(),
+    id_column: str | None = None,
+) -> Rows:
     """Read a whole table.
 
     Args:
@@ -55,27 +73,39 @@ def read_rows(path: Path, convert: Callable[[str, Any], Any] | None = None, skip
         convert: called with (column, value) on every value that is read, before it is kept; what it raises as
             ValueError makes the row a failure. It lets a caller take vectors out of the rows as they pass.
         skip: columns of a Parquet file that are not read.
+        id_column: names the rows that fail; its values stay the text that they are.
 
     Raises:
         SourceError: the file as a whole can't be read.
     """
     suffix = path.suffix.lower()
+    how = _How(path, convert, id_column)
     try:
         if suffix == ".parquet":
-            return _read_parquet(path, skip)
+            return _read_parquet(how, skip)
         with path.open("rb") as file:
             if b"\0" in file.read(1024):
                 raise SourceError(f"{path} is not a text file, though its name ends in {suffix}")
-        return _read_jsonl(path, convert) if suffix in (".jsonl", ".ndjson") else _read_csv(path, convert)
+        return _read_jsonl(how) if suffix in (".jsonl", ".ndjson") else _read_csv(how)
     except OSError as error:
         raise SourceError(f"{path} can't be read: {error.strerror or error}") from None
 
 
-def _fail(rows: Rows, path: Path, line: int, reason: str) -> None:
-    rows.failures.append(Failure(f"{path.name}:{line}", reason))
+def _fail(rows: Rows, how: _How, line: int, reason: str, name: Any = None) -> None:
+    if name is None:
+        rows.nameless.append(len(rows.lines) + len(rows.failures))
+    rows.failures.append(row_failure(how.path, line, reason, name))
 
 
-def _read_csv(path: Path, convert: Callable[[str, Any], Any] | None) -> Rows:
+def row_failure(path: Path, line: int, reason: str, name: Any = None) -> Failure:
+    """A row's failure under its id: what failed is then known not to be gone. Without one, under file and line."""
+    if name is None:
+        return Failure(f"{path.name}:{line}", reason)
+    return Failure(str(name), f"{reason} ({path.name}:{line})")
+
+
+def _read_csv(how: _How) -> Rows:
+    path = how.path
     # Bytes that are no UTF-8 come through as surrogates, so that they cost one row and not the table.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file, _long_fields():
         reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
@@ -89,18 +119,18 @@ def _read_csv(path: Path, convert: Callable[[str, Any], Any] | None) -> Rows:
         if twice:
             raise SourceError(f"{path} has two columns called {twice[0]!r}: rename one")
         rows = Rows({name: [] for name in header})
-        for line, fields in _csv_lines(reader, rows, path):
+        for line, fields in _csv_lines(reader, rows, how):
             if len(fields) != len(header):
-                _fail(rows, path, line, f"has {len(fields)} fields where the header has {len(header)}")
+                _fail(rows, how, line, f"has {len(fields)} fields where the header has {len(header)}")
                 continue
             record = {name: (text if text != "" else None) for name, text in zip(header, fields, strict=True)}
-            _keep(rows, path, line, record, convert)
+            _keep(rows, how, line, record)
     for name, values in rows.columns.items():
-        rows.columns[name] = typed(values)
+        rows.columns[name] = values if name == how.id_column else typed(values)
     return rows
 
 
-def _csv_lines(reader: Any, rows: Rows, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_lines(reader: Any, rows: Rows, how: _How) -> Iterator[tuple[int, list[str]]]:
     while True:
         line = reader.line_num + 1
         try:
@@ -108,7 +138,7 @@ def _csv_lines(reader: Any, rows: Rows, path: Path) -> Iterator[tuple[int, list[
         except StopIteration:
             return
         except csv.Error as error:
-            _fail(rows, path, line, f"can't be parsed: {error}")
+            _fail(rows, how, line, f"can't be parsed: {error}")
             continue
         if fields:
             yield line, fields
@@ -123,21 +153,21 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _read_jsonl(path: Path, convert: Callable[[str, Any], Any] | None) -> Rows:
+def _read_jsonl(how: _How) -> Rows:
     rows = Rows({})
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+    with how.path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for line, text in enumerate(file, 1):
             if not text.strip():
                 continue
             try:
                 record = json.loads(text, parse_constant=_no_constant)
             except (ValueError, RecursionError) as error:
-                _fail(rows, path, line, f"is no JSON: {getattr(error, 'msg', None) or error}")
+                _fail(rows, how, line, f"is no JSON: {getattr(error, 'msg', None) or error}")
                 continue
             if not isinstance(record, dict):
-                _fail(rows, path, line, "is no JSON object")
+                _fail(rows, how, line, "is no JSON object")
                 continue
-            _keep(rows, path, line, record, convert)
+            _keep(rows, how, line, record)
     return rows
 
 
@@ -145,7 +175,8 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
 
 
-def _read_parquet(path: Path, skip: frozenset[str]) -> Rows:
+def _read_parquet(how: _How, skip: frozenset[str]) -> Rows:
+    path = how.path
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -158,7 +189,7 @@ def _read_parquet(path: Path, skip: frozenset[str]) -> Rows:
             rows.columns = {name: [] for name in names}
             for batch in file.iter_batches(batch_size=4096, columns=names):
                 for record in batch.to_pylist():
-                    _keep(rows, path, len(rows) + len(rows.failures), _plain(record), None)
+                    _keep(rows, how, len(rows) + len(rows.failures), _plain(record))
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise SourceError(f"{path} can't be read as Parquet: {str(error).splitlines()[0]}") from None
     return rows
@@ -179,7 +210,8 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def _keep(rows: Rows, path: Path, line: int, record: dict[str, Any], convert: Callable[[str, Any], Any] | None) -> None:
+def _keep(rows: Rows, how: _How, line: int, record: dict[str, Any]) -> None:
+    name, convert = record.get(how.id_column) if how.id_column else None, how.convert
     try:
         for part in (*record, *record.values()):
             if isinstance(part, str):
@@ -187,17 +219,18 @@ def _keep(rows: Rows, path: Path, line: int, record: dict[str, Any], convert: Ca
         if convert is not None:
             record = {name: convert(name, value) for name, value in record.items()}
     except UnicodeEncodeError:
-        _fail(rows, path, line, "is not valid UTF-8")
+        _fail(rows, how, line, "is not valid UTF-8")
         return
     except ValueError as error:
-        _fail(rows, path, line, str(error))
+        _fail(rows, how, line, str(error), name)
         return
     count = len(rows.lines)
-    for name in record:
-        if name not in rows.columns:
-            rows.columns[name] = [None] * count
-    for name, values in rows.columns.items():
-        values.append(record.get(name))
+    for column in record:
+        if column not in rows.columns:
+            rows.columns[column] = [None] * count
+    for column, values in rows.columns.items():
+        values.append(record.get(column))
+    rows.numbers.append(count + len(rows.failures))
     rows.lines.append(line)
 
 

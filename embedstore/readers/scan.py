@@ -7,7 +7,7 @@ import stat
 from collections import Counter
 from dataclasses import dataclass, field
 
-from embedstore.errors import UnreadableItem
+from embedstore.errors import SourceError, UnreadableItem
 from embedstore.readers import formats
 from embedstore.readers.hashing import kind_of, open_regular
 from embedstore.readers.pieces import printable
@@ -40,6 +40,9 @@ def scan(root: str) -> Scan:
 
     Symlinks to directories are followed, but a directory is read once only, by device and inode: that ends every loop.
     Real directories come before links to them, so that an id doesn't change when someone adds a link.
+
+    Raises:
+        SourceError: the folder itself can't be read.
     """
     found = Scan()
     seen = {_identity(os.stat(root))}  # noqa: PTH116
@@ -77,7 +80,9 @@ def _walk(root: str, todo: list[str], found: Scan, seen: set[tuple[int, int]], l
                 for entry in entries:
                     _visit(entry, prefix, todo, found, seen, linked)
         except OSError as error:
-            found.failures.append(Failure(prefix or ".", f"the folder can't be read: {error.strerror}"))
+            if not prefix:
+                raise SourceError(f"the folder {root} can't be read: {error.strerror}") from None
+            found.failures.append(Failure(prefix, f"the folder can't be read: {error.strerror}"))
 
 
 def _visit(
@@ -129,10 +134,10 @@ def _refuse(entry: os.DirEntry[str], relative: str, suffix: str, found: Scan) ->
     try:
         status = entry.stat()
     except OSError as error:
-        if suffix in formats.PICTURE_SUFFIXES:
-            found.failures.append(Failure(relative, f"is a link that leads nowhere ({error.strerror})"))
-        else:
+        if suffix in formats.OTHER_SUFFIXES or entry.name.lower() in formats.OTHER_NAMES:
             found.ignored += 1
+        else:  # to a picture, or to a folder on a disk that isn't mounted now
+            found.failures.append(Failure(relative, f"is a link that leads nowhere ({error.strerror})"))
         return
     if not stat.S_ISREG(status.st_mode):
         found.failures.append(Failure(relative, f"is {kind_of(status.st_mode)}, not a regular file"))

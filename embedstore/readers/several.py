@@ -48,6 +48,49 @@ class FileListReader:
         self._files.close()
 
 
+class PrefixedReader:
+    """A source whose ids have something put before them.
+
+    Args:
+        reader: of the source.
+        prefix: what to put before every id.
+    """
+
+    def __init__(self, reader: Reader, prefix: str) -> None:
+        self._reader = reader
+        self._prefix = prefix
+        self.name = reader.name
+        self.scope = reader.scope
+        self.brings_vectors = reader.brings_vectors
+        self.anonymous: bool = getattr(reader, "anonymous", False)
+        self.notes: list[str] = getattr(reader, "notes", [])
+
+    @property
+    def unidentified(self) -> bool:
+        """Whether some entries failed that don't say which items they are."""
+        return bool(getattr(self._reader, "unidentified", False))
+
+    @property
+    def unread(self) -> set[str]:
+        """Ids of items that failed under another name."""
+        return {self._prefix + name for name in getattr(self._reader, "unread", ())}
+
+    def count(self) -> int | None:
+        """Number of entries."""
+        return self._reader.count()
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """All entries."""
+        for chunk in self._reader.chunks(size):
+            chunk.ids = [self._prefix + name for name in chunk.ids]
+            chunk.failures = [Failure(self._prefix + failure.id, failure.reason) for failure in chunk.failures]
+            yield chunk
+
+    def close(self) -> None:
+        """Close the source."""
+        self._reader.close()
+
+
 class SeveralReader:
     """Several sources, one behind the other.
 
@@ -66,12 +109,22 @@ class SeveralReader:
     def __init__(self, readers: Sequence[Reader], paths: Sequence[Path]) -> None:
         if len({reader.brings_vectors for reader in readers}) > 1:
             raise SourceError("some of the sources hold vectors and others pictures: index them one by one")
-        self._readers = readers
-        self._prefixes = [f"{name}/" for name in distinct_names(paths)]
+        names = distinct_names(paths)
+        self._readers = [PrefixedReader(reader, f"{name}/") for reader, name in zip(readers, names, strict=True)]
         self.brings_vectors = readers[0].brings_vectors
         self.scope = "\n".join(reader.scope for reader in readers)
         self.name = f"{len(readers)} sources ({', '.join(reader.name for reader in readers)})"
-        self.notes = [note for reader in readers for note in getattr(reader, "notes", [])]
+        self.notes = [note for reader in self._readers for note in reader.notes]
+
+    @property
+    def unidentified(self) -> bool:
+        """Whether some entries failed that don't say which items they are."""
+        return any(reader.unidentified for reader in self._readers)
+
+    @property
+    def unread(self) -> set[str]:
+        """Ids of items that failed under another name."""
+        return {name for reader in self._readers for name in reader.unread}
 
     def count(self) -> int | None:
         """Number of entries of all, or None where one doesn't know."""
@@ -80,11 +133,8 @@ class SeveralReader:
 
     def chunks(self, size: int) -> Iterator[Chunk]:
         """All entries of the first source, then of the next; no chunk crosses from one into the other."""
-        for reader, prefix in zip(self._readers, self._prefixes, strict=True):
-            for chunk in reader.chunks(size):
-                chunk.ids = [prefix + name for name in chunk.ids]
-                chunk.failures = [Failure(prefix + failure.id, failure.reason) for failure in chunk.failures]
-                yield chunk
+        for reader in self._readers:
+            yield from reader.chunks(size)
 
     def close(self) -> None:
         """Close all."""

@@ -15,7 +15,7 @@ from embedstore.readers.decode import MAX_PIXELS
 from embedstore.readers.files import PictureFiles
 from embedstore.readers.hashing import hash_rows
 from embedstore.readers.pieces import ArrayChunk, check_text_path
-from embedstore.readers.rows import read_rows
+from embedstore.readers.rows import read_rows, row_failure
 from embedstore.readers.vectorcolumn import TextVectors, read_vectors
 from embedstore.types import Chunk, Failure, Metadata
 
@@ -65,9 +65,10 @@ class TableReader:
         parse = TextVectors(wanted)
         if path.suffix.lower() == ".parquet":
             found = read_vectors(path, wanted)
-            self._rows = read_rows(path, skip=frozenset() if found.column is None else frozenset({found.column}))
+            skip = frozenset() if found.column is None else frozenset({found.column})
+            self._rows = read_rows(path, skip=skip, id_column=id_column)
         else:
-            self._rows = read_rows(path, parse)
+            self._rows = read_rows(path, parse, id_column=id_column)
             found = parse.finish(self._rows)
         if not len(self._rows) and not self._rows.failures:
             raise SourceError(f"{path} has no rows")
@@ -88,6 +89,14 @@ class TableReader:
         self._failures = list(self._rows.failures)
         self._without = frozenset(name for name in (paths, found.column, id_column) if name is not None)
         self._id_column = columns.get(id_column)
+        #: ids of items that failed under the name of their line
+        self.unread: set[str] = set()
+        # A quote that isn't closed swallows lines of a CSV, so that a number says nothing there.
+        numbered = self.brings_vectors and self._id_column is None and path.suffix.lower() not in (".csv", ".tsv")
+        if numbered:
+            self.unread.update(map(_number, self._rows.nameless))
+        #: whether some rows failed that don't say which items they are
+        self.unidentified = bool(self._rows.nameless) and not numbered
         self._keep = self._good_rows(path, None if paths is None else columns[paths], found.faults)
         if paths is not None and found.column is not None:
             self.notes.append(f"the vectors in column {found.column!r} were left out: vector_column= takes them")
@@ -129,7 +138,7 @@ class TableReader:
     def _vector_chunk(self, rows: list[int], failures: list[Failure]) -> ArrayChunk:
         vectors: npt.NDArray[np.float32] = self._vectors[rows]
         sources: list[str | None] = [f"{self.scope}#{self._rows.lines[row]}" for row in rows]
-        ids = [self._id(row, f"{row:05d}") for row in rows]
+        ids = [self._id(row, _number(self._rows.numbers[row])) for row in rows]
         metadata = [self._rows.record(row, self._without) for row in rows]
         return ArrayChunk(ids, hash_rows(vectors), metadata, sources, vectors=vectors, failures=failures)
 
@@ -170,6 +179,16 @@ class TableReader:
                 reason = None if isinstance(paths[row], str) else "has no path to a picture"
             if reason is None:
                 keep.append(row)
-            else:
-                self._failures.append(Failure(f"{path.name}:{line}", reason))
+                continue
+            name = None if self._id_column is None else self._id_column[row]
+            self._failures.append(row_failure(path, line, reason, name))
+            if name is None and self.brings_vectors:
+                self.unread.add(_number(self._rows.numbers[row]))
+            elif name is None:
+                self.unidentified = True
         return keep
+
+
+def _number(number: int) -> str:
+    """The id of a row without one."""
+    return f"{number:05d}"
