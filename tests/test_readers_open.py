@@ -115,6 +115,28 @@ def test_options_go_to_the_reader_and_unknown_ones_are_named(world: Path) -> Non
         open_reader("cats", kind="zip")
 
 
+@pytest.mark.parametrize(
+    "source", ["cats", "idx", "a.npy", "a.npz", "t.csv", "t.jsonl", "cats/1.png", ["cats", "dogs"]]
+)
+def test_every_kind_of_source_takes_a_prefix(world: Path, source: Any) -> None:
+    plain, prefixed = open_reader(source, workers=1), open_reader(source, workers=1, id_prefix="x/")
+    ids = read_all(plain)[0]
+    assert read_all(prefixed)[0] == [f"x/{name}" for name in ids]
+    assert isinstance(prefixed, Reader)
+    assert (prefixed.count(), prefixed.name) == (plain.count(), plain.name)
+    assert prefixed.scope == f"{plain.scope} as x/"  # pruning one leaves the other's items alone
+    for reader in (plain, prefixed):
+        reader.close()
+
+
+def test_arrays_and_items_take_a_prefix_too() -> None:
+    for source in (np.stack([noise()]), [noise()]):
+        assert read_all(open_reader(source, id_prefix="x/"))[0] == ["x/00000"]
+    assert read_all(open_reader([Item("a", noise())], id_prefix="x/"))[0] == ["x/a"]
+    with pytest.raises(InvalidArgument, match="id_prefix is 5, but must be text"):
+        open_reader([noise()], id_prefix=5)
+
+
 def test_a_kind_can_be_forced(world: Path) -> None:
     with pytest.raises(SourceError, match="there are no pictures in idx"):
         open_reader("idx", kind="folder")

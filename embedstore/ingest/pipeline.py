@@ -7,6 +7,7 @@ what was not acknowledged, and the same call goes on from there because what is 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ from embedstore.validate import (
 #: Entries a chunk: large enough that the commit's few milliseconds vanish, small enough that little is done twice
 #: after an interruption.
 CHUNK = 2048
+#: Scopes of arrays and of iterables that the user gave no name.
+ANONYMOUS = ("array", "items")
 _T = TypeVar("_T")
 
 
@@ -50,10 +53,20 @@ class Target:
 
 @dataclass(slots=True)
 class _Run:
-    """What a run over a source has met so far."""
+    """What a run over a source has met so far.
 
+    Attributes:
+        origin: the number of the source's scope, or None where nothing came from it yet.
+        owners: name of the source -> how many of its items were replaced by others of the same id.
+        again: how many ids came more than once.
+    """
+
+    reader: Reader
+    origin: int | None = None
     seen: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    owners: Counter[str] = field(default_factory=Counter)
+    again: int = 0
 
     def fail(self, failures: Iterable[Failure]) -> None:
         """Remember what can't be read now: it is not gone from the source."""
@@ -70,15 +83,44 @@ class _Run:
             end = name.find("/", end + 1)
         return False
 
+    def takes_over(self, known: Known) -> bool:
+        """Whether a known item, about to be replaced, was another source's."""
+        if known.origin == self.origin:
+            # All sources without a name share one: there, a position as id says nothing about what is meant.
+            anonymous = getattr(self.reader, "anonymous", False)
+            return known.origin is not None and anonymous and getattr(self.reader, "numbered", False)
+        return known.origin is not None
+
+    def notes(self) -> list[str]:
+        """What the user should know of the run as a whole."""
+        notes = []
+        if self.again:
+            notes.append(f"{self.again:,} ids came more than once: the last of each is kept")
+        if self.owners:
+            owners = ", ".join(f"{count:,} ids belonged to {name}" for name, count in self.owners.most_common())
+            notes.append(f"{owners} and were replaced: id_prefix= keeps both")
+        return notes
+
 
 @dataclass(slots=True)
 class _Todo:
-    """The entries of one chunk that need work, as positions in it."""
+    """The entries of one chunk that need work, as positions in it; ``moved``: those of ``relabel`` that are unchanged
+    but for the source that they belong to.
+    """
 
     encode: list[int]
     relabel: list[int]
     known: dict[str, Known]
     texts: list[str]
+    moved: int = 0
+
+
+def check_prune(reader: Reader, prune: bool | None) -> None:
+    """Raise InvalidArgument for pruning a source that has no name: what it had before isn't known."""
+    if prune and getattr(reader, "anonymous", False):
+        raise InvalidArgument(
+            f"{reader.name} has no name, so that what it had before isn't known: name it with scope= to prune it"
+        )
 
 
 def ingest(
@@ -94,18 +136,20 @@ def ingest(
         progress: draw a bar on stderr.
     """
     start = time.perf_counter()
-    run = _Run()
+    check_prune(reader, prune)
+    run = _Run(reader)
     count = reader.count()
     with Progress("encoding" if not reader.brings_vectors else "reading", count, progress) as bar:
         for chunk, following in _with_next(reader.chunks(CHUNK)):
-            todo = _compare(target, chunk, report, reader.scope, run)
+            todo = _compare(target, chunk, report, run)
             if following is not None and hasattr(following, "prefetch"):
                 following.prefetch(range(len(following.ids)) if todo.encode else ())
             _relabel(target, chunk, todo, reader.scope, report)
             _encode(target, chunk, todo, reader.scope, report)
             bar.advance(len(chunk.ids) + len(chunk.failures))
-    if prune is not None:
-        _find_removed(target, reader, run, report, delete=prune)
+    report.notes += run.notes()
+    if prune is not None and not getattr(reader, "anonymous", False):
+        _find_removed(target, run, report, delete=prune)
     report.seconds["read and encode"] = time.perf_counter() - start
     return report
 
@@ -119,19 +163,21 @@ def _with_next(chunks: Iterator[_T]) -> Iterator[tuple[_T, _T | None]]:
         current = following
 
 
-def _compare(target: Target, chunk: Chunk, report: AddReport, scope: str, run: _Run) -> _Todo:
+def _compare(target: Target, chunk: Chunk, report: AddReport, run: _Run) -> _Todo:
     """Sort the entries of a chunk into unchanged ones, relabelled ones, and ones to encode."""
     report.failures.extend(chunk.failures)
     todo = _Todo([], [], {}, [""] * len(chunk.ids))
     with target.writer.database.read() as connection:
         todo.known = items.find(connection, [name for name in chunk.ids if id_fault(name) is None])
+        run.origin = catalog.find_origin(connection, run.reader.scope)
     last = last_of_each(chunk.ids)
-    again = len(chunk.ids) - len(last) + sum(chunk.ids[index] in run.seen for index in last)
-    if again:
-        report.notes.append(f"{again} ids came more than once: the last of each is kept")
+    run.again += len(chunk.ids) - len(last)
     run.fail(chunk.failures)
+    replaced = []
     for index in last:
         name = chunk.ids[index]
+        met = name in run.seen
+        run.again += met
         run.seen.add(name)
         fault = id_fault(name)
         try:
@@ -144,11 +190,23 @@ def _compare(target: Target, chunk: Chunk, report: AddReport, scope: str, run: _
         known = todo.known.get(name)
         if known is None or known.hash != chunk.hashes[index]:
             todo.encode.append(index)
+            if known is not None and not met and run.takes_over(known):
+                replaced.append(name)
         elif known.metadata != text or known.source != chunk.sources[index]:
             todo.relabel.append(index)
+        elif known.origin != run.origin:
+            todo.relabel.append(index)
+            todo.moved += 1
         else:
             report.unchanged += 1
+    if replaced:
+        with target.writer.database.read() as connection:
+            run.owners.update(_owner(row["scope"]) for row in items.describe(connection, replaced).values())
     return todo
+
+
+def _owner(scope: str) -> str:
+    return "an earlier array or iterable" if scope in ANONYMOUS else scope
 
 
 def _encode(target: Target, chunk: Chunk, todo: _Todo, scope: str, report: AddReport) -> None:
@@ -209,6 +267,8 @@ def _relabel(target: Target, chunk: Chunk, todo: _Todo, scope: str, report: AddR
     rows = np.array([todo.known[chunk.ids[index]].row for index in todo.relabel], dtype=np.int64)
     vectors, thumbs, sizes = carry_over(target, rows)
     _commit(target, chunk, todo, todo.relabel, vectors, scope, report, kept_thumbs=thumbs, sizes=sizes)
+    report.updated -= todo.moved
+    report.unchanged += todo.moved
 
 
 def carry_over(
@@ -252,7 +312,8 @@ def _commit(
     report.updated += replaced
 
 
-def _find_removed(target: Target, reader: Reader, run: _Run, report: AddReport, *, delete: bool) -> None:
+def _find_removed(target: Target, run: _Run, report: AddReport, *, delete: bool) -> None:
+    reader = run.reader
     run.failed.update(getattr(reader, "unread", ()))
     with target.writer.database.read() as connection:
         origin = catalog.find_origin(connection, reader.scope)

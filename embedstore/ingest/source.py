@@ -55,6 +55,7 @@ def ingest_source(
     side = options.image_size or _side_of_encoder(writer, snapshots)
     reader = open_reader(source, **{"max_side": max(_READ_SIDE, 2 * side), **reader_options})
     try:
+        pipeline.check_prune(reader, prune)  # before a fit that may take minutes
         if reader.count() == 0:
             raise SourceError(f"{reader.name} is empty: there is nothing to index")
         with writer.locked(f"indexing {reader.name}"):

@@ -51,6 +51,7 @@ class ArrayReader:
         classes: names of the classes, by number.
         ids: one per row; else ``00000``, ``00001``, ..., behind the split's name or the file's stem and a slash.
         metadata: one dict per row.
+        scope: names an array in memory for pruning; a file is named by its path.
 
     Raises:
         SourceError: missing, empty, of a shape or of values that are neither pictures nor vectors.
@@ -66,7 +67,13 @@ class ArrayReader:
         classes: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
         metadata: Sequence[Metadata] | None = None,
+        scope: str | None = None,
     ) -> None:
+        in_memory = isinstance(source, np.ndarray)
+        #: whether nothing tells this array from another one
+        self.anonymous = in_memory and scope is None
+        #: whether ids are the rows' positions
+        self.numbered = ids is None
         self.notes: list[str] = []
         self._classes = classes
         columns: dict[str, npt.NDArray[Any]] = {}
@@ -77,11 +84,13 @@ class ArrayReader:
         if metadata is not None:
             columns["metadata"] = np.fromiter(metadata, dtype=object, count=len(metadata))
         if isinstance(source, np.ndarray):
-            self.scope, what = "array", f"array {source.shape}"
+            self.scope, what = scope or "array", f"array {source.shape}"
             parts = [("", None, None, source, columns)]
         else:
             path = Path(source)
-            self.scope, what = check_text_path(path), f"file {path}"
+            # An array named by its key is a source of its own: pruning it must not take another's items for gone.
+            self.scope = scope or check_text_path(path) + (f":{key}" if key is not None else "")
+            self._path, what = check_text_path(path), f"file {path}"
             parts = [(*head, rows, {**more, **columns}) for *head, rows, more in self._open(path, key)]  # type: ignore[misc]
         self._parts = [_prepare(*part, what=what, vectors=vectors) for part in parts]
         kinds = {part.rows.ndim == 2 for part in self._parts}
@@ -146,7 +155,7 @@ class ArrayReader:
             with path.open("rb") as file:
                 if file.read(2) != b"PK":
                     rows = np.load(path, mmap_mode="r", allow_pickle=False)
-                    return [(f"{path.stem}/", None, self.scope, rows, {})]
+                    return [(f"{path.stem}/", None, self._path, rows, {})]
                 file.seek(0)
                 with np.load(file, allow_pickle=False) as archive:
                     return self._choose(path, archive, key)
@@ -174,7 +183,7 @@ class ArrayReader:
             split = _split_of(name)
             prefix = f"{split}/" if split else f"{path.stem}/"
             columns = _columns(archive, keys, split, len(rows), self.notes)
-            chosen.append((prefix, split, f"{self.scope}:{name}", rows, columns))
+            chosen.append((prefix, split, f"{self._path}:{name}", rows, columns))
         return chosen
 
 

@@ -32,12 +32,10 @@ class Rules:
     """How entries are read.
 
     Attributes:
-        prefix: of ids that are made from positions.
         classes: names of the classes, by number.
         picture_column, label_column: names in records; None looks for the usual ones.
     """
 
-    prefix: str = ""
     classes: Sequence[str] | None = None
     picture_column: str | None = None
     label_column: str | None = None
@@ -45,7 +43,7 @@ class Rules:
 
 def to_item(entry: Any, number: int, rules: Rules) -> Item | Failure:
     """One entry as an item whose picture is uint8 (h, w, c) or a path, or as the reason why it can't be one."""
-    name = entry.id if isinstance(entry, Item) else f"{rules.prefix}{number:05d}"
+    name = entry.id if isinstance(entry, Item) else f"{number:05d}"
     if isinstance(entry, Mapping) and entry.get("id") is not None:
         name = str(entry["id"])
     try:

@@ -73,7 +73,8 @@ class IdxReader:
 
     def __init__(self, source: str | Path, *, split: str | None = None, classes: Sequence[str] | None = None) -> None:
         path = Path(source)
-        self.scope = check_text_path(path)
+        # One split is a source of its own: pruning it must not take the other's items for gone.
+        self.scope = check_text_path(path) + (f":{split}" if split is not None else "")
         self.notes: list[str] = []
         files = _image_files(path)
         names = [_split(match["set"]) for _, match in files]

@@ -31,8 +31,7 @@ class ItemReader:
 
     Args:
         source: the iterable or dataset.
-        scope: names the source for pruning.
-        id_prefix: put before ids that are made from positions (``00000``, ``00001``, ...).
+        scope: names the source for pruning; without one it can't be pruned.
         classes: names of the classes by number; None asks the dataset.
         picture_column, label_column: for records; None looks for the usual names.
         max_side: reduce pictures to this longer side.
@@ -46,15 +45,16 @@ class ItemReader:
         self,
         source: Any,
         *,
-        scope: str = "items",
-        id_prefix: str = "",
+        scope: str | None = None,
         classes: Sequence[str] | None = None,
         picture_column: str | None = None,
         label_column: str | None = None,
         max_side: int | None = None,
         **pool_options: Any,
     ) -> None:
-        self.scope = scope
+        self.scope = scope or "items"
+        #: whether nothing tells this iterable from another one
+        self.anonymous = scope is None
         self.notes: list[str] = []
         self._source = source
         self._max_side = max_side
@@ -62,10 +62,10 @@ class ItemReader:
         self._pool: DecodePool | None = None
         self._spool: Spool | None = None
         #: whether ids are the entries' positions
-        self._numbered = True
+        self.numbered = True
         #: whether some entries failed that don't say which items they are
         self.unidentified = False
-        rules = entries.Rules(id_prefix, classes or getattr(source, "classes", None), picture_column, label_column)
+        rules = entries.Rules(classes or getattr(source, "classes", None), picture_column, label_column)
         self._hugging_face = entries.is_hugging_face(source)
         self._rules = entries.hugging_face_rules(source, rules)
         try:
@@ -81,7 +81,7 @@ class ItemReader:
             self.close()
             raise SourceError(f"the {type(source).__name__} {reason}")
         self.brings_vectors = first.vector is not None
-        self._numbered = first.id.removeprefix(id_prefix).isdigit()
+        self.numbered = first.id.isdigit()
         what = "dataset" if self._hugging_face else type(source).__name__
         self.name = f"{what} ({'?' if self._count is None else f'{self._count:,}'} items)"
 
@@ -116,7 +116,7 @@ class ItemReader:
         else:
             raw = iter(self._source)
         for number, entry in enumerate(raw):
-            if isinstance(entry, Failure) and not self._numbered:
+            if isinstance(entry, Failure) and not self.numbered:
                 self.unidentified = True
             yield entries.to_item(entry, number, self._rules)
 

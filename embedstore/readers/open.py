@@ -32,17 +32,30 @@ def open_reader(source: Any, *, kind: str | None = None, **options: Any) -> Read
             a Reader, which is returned as it is.
         kind: a registered reader's name ("folder", "idx", "arrays", "table", "items", or a plugin's) instead of the
             one that fits.
-        options: of that reader, see docs/sources.md; ``max_side``, ``workers``, ``time_limit``, ``memory_limit`` and
-            ``max_pixels`` may be given for every source.
+        options: of that reader, see docs/sources.md; ``max_side``, ``workers``, ``time_limit``, ``memory_limit``,
+            ``max_pixels`` and ``id_prefix`` may be given for every source.
 
     Raises:
         SourceError: nothing there, empty, damaged as a whole, or of no known kind.
         InvalidArgument: an option that the reader doesn't have.
     """
+    prefix = options.pop("id_prefix", "")
+    if not isinstance(prefix, str):
+        raise InvalidArgument(f"id_prefix is {prefix!r}, but must be text")
     if kind is not None:
-        return _make(kind, source, options)
-    if isinstance(source, Reader):
-        return source
+        reader = _make(kind, source, options)
+    elif isinstance(source, Reader):
+        reader = source
+    else:
+        reader = _open(source, options)
+    if not prefix:
+        return reader
+    from embedstore.readers.several import PrefixedReader
+
+    return PrefixedReader(reader, prefix)
+
+
+def _open(source: Any, options: dict[str, Any]) -> Reader:
     if isinstance(source, str | os.PathLike):
         return _open_path(Path(source), options)
     if isinstance(source, Item):

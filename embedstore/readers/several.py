@@ -60,9 +60,11 @@ class PrefixedReader:
         self._reader = reader
         self._prefix = prefix
         self.name = reader.name
-        self.scope = reader.scope
-        self.brings_vectors = reader.brings_vectors
         self.anonymous: bool = getattr(reader, "anonymous", False)
+        # Under another prefix it is another source: pruning one must not take the other's items for gone.
+        self.scope = reader.scope if self.anonymous else f"{reader.scope} as {prefix}"
+        self.brings_vectors = reader.brings_vectors
+        self.numbered: bool = getattr(reader, "numbered", False)
         self.notes: list[str] = getattr(reader, "notes", [])
 
     @property
