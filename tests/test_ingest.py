@@ -15,11 +15,11 @@ import pytest
 
 import embedstore
 from embedstore.encoders.pca import PcaEncoder
-from embedstore.errors import EncoderMismatch, ModelInvalid
+from embedstore.errors import DimensionMismatch, EncoderMismatch, ModelInvalid
 from embedstore.ingest import pipeline
 from embedstore.metadata import items
 from embedstore.store import Store
-from embedstore.types import AddReport, Item
+from embedstore.types import AddReport, Failure, Item
 
 from .pictures import noise, write_png
 from .stores import in_process, refused, vectors
@@ -177,6 +177,31 @@ def test_bad_entries_are_listed_with_reasons_and_the_rest_is_kept(tmp_path: Path
         assert {f.id for f in report.failures} == {"object", "nan", "", "short", "picture"}
         assert store.get("good")["metadata"] == {"a": 0.5, "b": [1, {"c": None}]}
         assert store.verify().ok
+
+
+@pytest.mark.parametrize("odd", [0, 1, 4, 9])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_vector_of_another_dimension_fails_alone(
+    store: Store, odd: int, fresh: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "CHUNK", 4)
+    rows = vectors(10)
+    source = [Item(f"v{i}", vector=np.ones(7) if i == odd else row) for i, row in enumerate(rows)]
+    if not fresh:
+        store.add_vectors(["there"], vectors(1, seed=5))
+    report = store.index(source, progress=False)
+    assert counts(report) == (9, 0, 0, [], 0, 1)
+    assert report.failures == [Failure(f"v{odd}", "has a vector of 7 values where the space has 4 dimensions")]
+    assert [store.vector(f"v{i}").vector.tolist() for i in range(10) if i != odd] == np.delete(rows, odd, 0).tolist()
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_a_source_of_another_dimension_is_an_error(store: Store, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "CHUNK", 4)
+    store.add_vectors(["there"], vectors(1))
+    for source in (vectors(count, dimension=7), list(vectors(count, dimension=7))):
+        refused(DimensionMismatch, "has 4 dimensions", lambda source=source: store.index(source, progress=False))
+    assert len(store) == 1
 
 
 # -- interruptions ------------------------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ class _Run:
         origin: the number of the source's scope, or None where nothing came from it yet.
         owners: name of the source -> how many of its items were replaced by others of the same id.
         again: how many ids came more than once.
+        misfits, misfit: how many vectors are not of the space's dimension, and one of them.
     """
 
     reader: Reader
@@ -67,6 +68,8 @@ class _Run:
     failed: set[str] = field(default_factory=set)
     owners: Counter[str] = field(default_factory=Counter)
     again: int = 0
+    misfits: int = 0
+    misfit: Vectors | None = None
 
     def fail(self, failures: Iterable[Failure]) -> None:
         """Remember what can't be read now: it is not gone from the source."""
@@ -145,8 +148,10 @@ def ingest(
             if following is not None and hasattr(following, "prefetch"):
                 following.prefetch(range(len(following.ids)) if todo.encode else ())
             _relabel(target, chunk, todo, reader.scope, report)
-            _encode(target, chunk, todo, reader.scope, report)
+            _encode(target, chunk, todo, run, report)
             bar.advance(len(chunk.ids) + len(chunk.failures))
+    if run.misfit is not None and not report.added + report.updated + report.unchanged:
+        check_dimension(run.misfit, target.space.dimension)
     report.notes += run.notes()
     if prune is not None and not getattr(reader, "anonymous", False):
         _find_removed(target, run, report, delete=prune)
@@ -209,7 +214,8 @@ def _owner(scope: str) -> str:
     return "an earlier array or iterable" if scope in ANONYMOUS else scope
 
 
-def _encode(target: Target, chunk: Chunk, todo: _Todo, scope: str, report: AddReport) -> None:
+def _encode(target: Target, chunk: Chunk, todo: _Todo, run: _Run, report: AddReport) -> None:
+    scope = run.reader.scope
     if not todo.encode:
         return
     loaded = chunk.load(todo.encode)
@@ -219,7 +225,9 @@ def _encode(target: Target, chunk: Chunk, todo: _Todo, scope: str, report: AddRe
     thumbs = None
     if loaded.vectors is not None:
         vectors = as_vectors(loaded.vectors)
-        check_dimension(vectors, target.space.dimension)
+        if vectors.shape[1] != target.space.dimension:
+            _refuse(target.space, chunk, loaded, vectors, run, report)
+            return
     elif loaded.pictures is not None:
         vectors = target.encoder().encode(loaded.pictures)
         thumbs = _thumbs(loaded)
@@ -242,6 +250,20 @@ def _encode(target: Target, chunk: Chunk, todo: _Todo, scope: str, report: AddRe
         thumbs=thumbs,
         sizes=[size for size, kept in zip(loaded.sizes, keep, strict=True) if kept],
     )
+
+
+def _refuse(space: Space, chunk: Chunk, loaded: Loaded, vectors: Vectors, run: _Run, report: AddReport) -> None:
+    """Vectors of another dimension fail alone; where nothing else comes, it is the source as a whole that is wrong.
+
+    Raises:
+        DimensionMismatch: the source has brought nothing else.
+    """
+    run.misfits += len(vectors)
+    run.misfit = vectors[:1]
+    reason = f"has a vector of {vectors.shape[1]} values where the space has {space.dimension} dimensions"
+    report.failures += [Failure(chunk.ids[index], reason) for index in loaded.which]
+    if run.misfits >= CHUNK and not report.added + report.updated + report.unchanged:
+        check_dimension(vectors, space.dimension)
 
 
 def _thumbs(loaded: Loaded) -> Thumbs:

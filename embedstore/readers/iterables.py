@@ -95,7 +95,7 @@ class ItemReader:
         """All entries, ``size`` at a time."""
         items = self._items()
         while batch := list(itertools.islice(items, size)):
-            yield self._chunk(batch)
+            yield from self._chunks(batch)
 
     def close(self) -> None:
         """End the worker processes and free what was spooled."""
@@ -120,14 +120,15 @@ class ItemReader:
                 self.unidentified = True
             yield entries.to_item(entry, number, self._rules)
 
-    def _chunk(self, batch: Sequence[Item | Failure]) -> Chunk:
+    def _chunks(self, batch: Sequence[Item | Failure]) -> Iterator[Chunk]:
         failures = [item for item in batch if isinstance(item, Failure)]
         items = [item for item in batch if isinstance(item, Item)]
         wrong = "is a picture among vectors" if self.brings_vectors else "is a vector among pictures"
         failures += [Failure(item.id, wrong) for item in items if (item.vector is not None) != self.brings_vectors]
         items = [item for item in items if (item.vector is not None) == self.brings_vectors]
         if self.brings_vectors:
-            return self._vector_chunk(items, failures)
+            yield from self._vector_chunks(items, failures)
+            return
         hashes: list[bytes | str] = [
             hash_file(os.fspath(item.picture)) if isinstance(item.picture, Path) else b"" for item in items
         ]
@@ -136,22 +137,23 @@ class ItemReader:
         files = [(item, h) for item, h in kept if isinstance(item.picture, Path)]
         arrays = [item for item, _ in kept if isinstance(item.picture, np.ndarray)]
         if not files:
-            return self._array_chunk(arrays, failures)
-        if not arrays:
-            return self._file_chunk(files, failures)
-        places = [isinstance(item.picture, Path) for item, _ in kept]
-        return _mixed(places, self._file_chunk(files, []), self._array_chunk(arrays, []), failures)
+            yield self._array_chunk(arrays, failures)
+        elif not arrays:
+            yield self._file_chunk(files, failures)
+        else:
+            places = [isinstance(item.picture, Path) for item, _ in kept]
+            yield _mixed(places, self._file_chunk(files, []), self._array_chunk(arrays, []), failures)
 
-    def _vector_chunk(self, items: list[Item], failures: list[Failure]) -> ArrayChunk:
-        dimension = next((len(item.vector) for item in items if item.vector is not None), 0)
-        failures += [
-            Failure(item.id, f"has a vector of {len(item.vector)} values where others have {dimension}")
-            for item in items
-            if item.vector is not None and len(item.vector) != dimension
-        ]
-        items = [item for item in items if item.vector is not None and len(item.vector) == dimension]
-        vectors = np.array([item.vector for item in items], dtype=np.float32).reshape(len(items), dimension)
-        return ArrayChunk(*_heads(items, hash_rows(vectors)), vectors=vectors, failures=failures)
+    def _vector_chunks(self, items: list[Item], failures: list[Failure]) -> Iterator[ArrayChunk]:
+        """One chunk for each length, the commonest first: which one fits is the store's to say."""
+        by_length: dict[int, list[Item]] = {}
+        for item in items:
+            if item.vector is not None:
+                by_length.setdefault(len(item.vector), []).append(item)
+        for length, some in sorted(by_length.items(), key=lambda pair: -len(pair[1])) or [(0, [])]:
+            vectors = np.array([item.vector for item in some], dtype=np.float32).reshape(len(some), length)
+            yield ArrayChunk(*_heads(some, hash_rows(vectors)), vectors=vectors, failures=failures)
+            failures = []
 
     def _array_chunk(self, items: list[Item], failures: list[Failure]) -> ArrayChunk:
         originals: list[Picture] = [item.picture for item in items if isinstance(item.picture, np.ndarray)]
