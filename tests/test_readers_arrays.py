@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from embedstore.errors import SourceError
+from embedstore.errors import InvalidArgument, SourceError
+from embedstore.readers import pieces
 from embedstore.readers.arrays import ArrayReader
 from embedstore.types import Reader
 
@@ -180,3 +182,75 @@ def test_damaged_files_and_pickles_are_refused(tmp_path: Path) -> None:
         ArrayReader(tmp_path / "f.npz")
     with pytest.raises(SourceError, match="there is no file"):
         ArrayReader(tmp_path / "gone.npy")
+
+
+def test_an_exported_npz_is_read_as_it_was_written(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "r.npz",
+        ids=np.array(["a", "b", "c", "d"]), sources=np.array(["/x/a.png", "", "/x/c.png", "/x/d.png"]),
+        metadata=np.array(['{"label": "cat", "n": [1]}', "{}", "[1]", "{broken"]),
+        vectors=np.arange(8, dtype=np.float32).reshape(4, 2),
+    )  # fmt: skip
+    reader = ArrayReader(tmp_path / "r.npz")
+    ids, payloads, metadata, failures = read_all(reader, size=3)
+    assert (ids, metadata) == (["a", "b"], [{"label": "cat", "n": [1]}, {}])
+    assert np.stack(payloads).tolist() == [[0, 1], [2, 3]]
+    assert next(reader.chunks(4)).sources == ["/x/a.png", None]
+    said = reasons(failures)
+    assert said.pop("c") == "has metadata that is no object"
+    assert said.pop("d").startswith("has metadata that is no JSON: ")
+    assert not said
+
+
+def test_metadata_that_is_no_object_fails_alone() -> None:
+    ids, _, metadata, failures = read_all(ArrayReader(PICTURES[:3], metadata=[{"a": 1}, "x", None]))
+    assert (ids, metadata) == (["00000", "00002"], [{"a": 1}, {}])
+    assert reasons(failures).keys() == {"00001"}
+
+
+def test_labels_are_left_out_on_demand_and_must_be_numbers_of_classes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=PICTURES, y=np.arange(7))
+    np.save(tmp_path / "a.npy", PICTURES)
+    for name in ("a.npz", "a.npy"):
+        assert read_all(ArrayReader(tmp_path / name, labels=False))[2] == [{}] * 7
+    assert read_all(ArrayReader(tmp_path / "a.npz", labels=True))[2][6] == {"label": 6}
+    with pytest.raises(InvalidArgument, match="labels that are no integers"):
+        ArrayReader(PICTURES[:1], labels=["x"], classes=["c"])
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    kind = rng.random()
+    if kind < 0.2:
+        return data[: rng.integers(len(data))]
+    changed = bytearray(data)
+    for place in rng.integers(0, min(len(data), 300) if kind < 0.6 else len(data), rng.integers(1, 9)):
+        changed[place] = rng.integers(256)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "b.npz", "c.npy"])
+def test_whatever_is_damaged_is_read_or_refused(tmp_path: Path, name: str) -> None:
+    np.savez(tmp_path / "a.npz", images=PICTURES, labels=np.arange(7))
+    np.savez_compressed(tmp_path / "b.npz", images=PICTURES, labels=np.arange(7))
+    np.save(tmp_path / "c.npy", PICTURES.reshape(7, -1).astype(np.float32))
+    data, rng = (tmp_path / name).read_bytes(), np.random.default_rng(0)
+    refusals = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(300):
+            (tmp_path / name).write_bytes(damaged(data, rng))
+            try:
+                read_all(ArrayReader(tmp_path / name))
+            except SourceError as error:
+                refusals.append(str(error))
+    assert len(refusals) > 30
+    assert all(name in said for said in refusals)
+
+
+def test_an_archive_made_to_fill_the_memory_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "_EXPANDED", 1 << 20)
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((2000, 30, 30), dtype=np.uint8))
+    with pytest.raises(SourceError, match=r"bomb.npz \(x.npy\) grows from .* to 1,800,128 bytes"):
+        ArrayReader(tmp_path / "bomb.npz")
+    np.savez_compressed(tmp_path / "dense.npz", x=noise(2000 * 30, 30, 1).reshape(2000, 30, 30))
+    assert ArrayReader(tmp_path / "dense.npz").count() == 2000

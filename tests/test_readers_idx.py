@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from embedstore.errors import SourceError
+from embedstore.readers import pieces
 from embedstore.readers.idx import FASHION, IdxReader, is_idx, read_idx
 from embedstore.types import Reader
 
@@ -173,3 +174,15 @@ def test_only_idx_names_count_as_idx(tmp_path: Path) -> None:
         "train.idx": False,
     }
     assert {name: is_idx(tmp_path / name) for name in names} == names
+
+
+def test_a_gz_made_to_fill_the_memory_is_refused_before_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "_EXPANDED", 1 << 20)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    write_idx(path, np.zeros((5000, 30, 30), dtype=np.uint8))
+    with pytest.raises(SourceError, match="looks like an attack on the memory"):
+        IdxReader(path)
+    write_idx(path, noise(5000 * 30, 30, 1).reshape(5000, 30, 30))
+    assert IdxReader(path).count() == 5000

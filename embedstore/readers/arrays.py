@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +13,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.errors import SourceError
+from embedstore.errors import EmbedstoreError, InvalidArgument, SourceError
 from embedstore.readers.hashing import hash_rows
-from embedstore.readers.pieces import ArrayChunk, check_text_path, label_metadata
+from embedstore.readers.pieces import ArrayChunk, check_expansion, check_text_path, label_metadata
 from embedstore.readers.scaling import factor_for, scale
 from embedstore.types import Failure, Metadata, Picture
 
@@ -40,14 +41,15 @@ class ArrayReader:
     Pictures become uint8 by one rule for the whole array, see ``scaling.factor_for``; a fourth channel is
     transparency and is laid over white. In an .npz the arrays ``x``, ``images``, ``data``, ``vectors``,
     ``embeddings`` or ``arr_0`` are taken, with or without ``train``/``val``/``test`` before or behind (both splits, if
-    there are two); ``y``, ``labels`` or ``targets`` become ``label``, an ``ids`` array becomes the ids, and every other
+    there are two); ``y``, ``labels`` or ``targets`` become ``label``, an ``ids`` array becomes the ids, ``sources`` the
+    items' sources, ``metadata`` (JSON objects as text, as an export has them) the metadata, and every other
     one-dimensional array of the same length a metadata key.
 
     Args:
         source: an array, or the path of an .npy or .npz.
         key: name of the array in an .npz.
         vectors: True takes rows as vectors whatever their shape (flattened), False as pictures, None by shape.
-        labels: one per row, as metadata ``label``.
+        labels: one per row, as metadata ``label``; False leaves out those that a file brings.
         classes: names of the classes, by number.
         ids: one per row; else ``00000``, ``00001``, ..., behind the split's name or the file's stem and a slash.
         metadata: one dict per row.
@@ -63,7 +65,7 @@ class ArrayReader:
         *,
         key: str | None = None,
         vectors: bool | None = None,
-        labels: Sequence[Any] | npt.NDArray[Any] | None = None,
+        labels: Sequence[Any] | npt.NDArray[Any] | bool | None = None,
         classes: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
         metadata: Sequence[Metadata] | None = None,
@@ -77,7 +79,8 @@ class ArrayReader:
         self.notes: list[str] = []
         self._classes = classes
         columns: dict[str, npt.NDArray[Any]] = {}
-        if labels is not None:
+        self._without = {"ids", "sources", *(["label"] if labels is False else [])}
+        if labels is not None and not isinstance(labels, bool):
             columns["label"] = np.asarray(labels)
         if ids is not None:
             columns["ids"] = np.asarray(ids, dtype=object)
@@ -93,6 +96,9 @@ class ArrayReader:
             self._path, what = check_text_path(path), f"file {path}"
             parts = [(*head, rows, {**more, **columns}) for *head, rows, more in self._open(path, key)]  # type: ignore[misc]
         self._parts = [_prepare(*part, what=what, vectors=vectors) for part in parts]
+        for part in self._parts if classes is not None else ():
+            if "label" in part.columns and part.columns["label"].dtype.kind not in "biu":
+                raise InvalidArgument(f"{what} has labels that are no integers: classes= names classes by number")
         kinds = {part.rows.ndim == 2 for part in self._parts}
         if len(kinds) > 1:
             raise SourceError(f"{what} holds vectors and pictures: choose one with key=")
@@ -120,30 +126,48 @@ class ArrayReader:
         ids = [f"{part.prefix}{i:05d}" for i in numbers]
         if "ids" in part.columns:
             ids = [str(name) for name in part.columns["ids"][start:stop]]
-        failures: list[Failure] = []
+        records = self._metadata(part, numbers)
+        faults = {place: record for place, record in enumerate(records) if isinstance(record, str)}
         if not self.brings_vectors and rows.dtype.kind == "f":
-            whole = ~np.isnan(rows).any(axis=(1, 2, 3))
-            failures = [Failure(ids[i], "the picture holds NaN") for i in np.flatnonzero(~whole)]
-            numbers, rows, ids = numbers[whole], rows[whole], [ids[i] for i in np.flatnonzero(whole)]
-        metadata = self._metadata(part, numbers)
-        sources = [None if part.source is None else f"{part.source}#{i}" for i in numbers]
+            nan = np.isnan(rows).any(axis=(1, 2, 3))
+            faults.update(dict.fromkeys(np.flatnonzero(nan).tolist(), "the picture holds NaN"))
+        failures = [Failure(ids[place], reason) for place, reason in sorted(faults.items())]
+        sources = self._sources(part, numbers)
+        if faults:
+            keep = [place for place in range(len(ids)) if place not in faults]
+            rows, ids, sources = rows[keep], [ids[i] for i in keep], [sources[i] for i in keep]
+        metadata = [record for place, record in enumerate(records) if place not in faults and isinstance(record, dict)]
         if self.brings_vectors:
             # float32 is what is stored and searched, whatever the source has; the hash is of what is stored.
-            values = np.ascontiguousarray(rows, dtype=np.float32)
-            return ArrayChunk(ids, hash_rows(values), metadata, sources, vectors=values)
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, and fails alone for that
+                values = np.ascontiguousarray(rows, dtype=np.float32)
+            return ArrayChunk(ids, hash_rows(values), metadata, sources, vectors=values, failures=failures)
         pictures = over_white(scale(rows, part.factor))
         return ArrayChunk(ids, hash_rows(pictures), metadata, sources, pictures, failures=failures)
 
-    def _metadata(self, part: _Part, numbers: npt.NDArray[np.int64]) -> list[Metadata]:
-        records: list[Metadata] = [{"split": part.split} if part.split else {} for _ in numbers]
-        for name, column in part.columns.items():
-            values = column[numbers].tolist()
-            for record, value in zip(records, values, strict=True):
+    @staticmethod
+    def _sources(part: _Part, numbers: npt.NDArray[np.int64]) -> list[str | None]:
+        if "sources" in part.columns:
+            return [str(source) or None for source in part.columns["sources"][numbers]]
+        return [None if part.source is None else f"{part.source}#{i}" for i in numbers]
+
+    def _metadata(self, part: _Part, numbers: npt.NDArray[np.int64]) -> list[Metadata | str]:
+        """Each row's metadata, or the reason why it has none."""
+        records: list[Metadata | str] = [{"split": part.split} if part.split else {} for _ in numbers]
+        # What is given row by row wins over what a whole column says.
+        for name, column in sorted(part.columns.items(), key=lambda pair: pair[0] == "metadata"):
+            if name in self._without:
+                continue
+            for place, value in enumerate(column[numbers].tolist()):
+                record = records[place]
+                if isinstance(record, str) or (isinstance(value, float) and not np.isfinite(value)):
+                    continue
                 if name == "metadata":
-                    record.update(value)
+                    found = _object(value)
+                    records[place] = found if isinstance(found, str) else {**record, **found}
                 elif name == "label":
                     record.update(label_metadata(value, self._classes))
-                elif name != "ids" and not (isinstance(value, float) and not np.isfinite(value)):
+                else:
                     record[name] = value
         return records
 
@@ -157,14 +181,22 @@ class ArrayReader:
                     rows = np.load(path, mmap_mode="r", allow_pickle=False)
                     return [(f"{path.stem}/", None, self._path, rows, {})]
                 file.seek(0)
+                with zipfile.ZipFile(file) as members:
+                    for member in members.infolist():
+                        check_expansion(f"{path} ({member.filename})", member.compress_size, member.file_size)
+                file.seek(0)
                 with np.load(file, allow_pickle=False) as archive:
                     return self._choose(path, archive, key)
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        except EmbedstoreError:
+            raise
+        except OSError as error:
+            raise SourceError(f"{path} can't be read: {error.strerror or error}") from None
+        except MemoryError:
+            raise SourceError(f"{path} is damaged, or its arrays need more memory than there is") from None
+        except Exception as error:  # noqa: BLE001 - damaged bytes raise whatever NumPy, zipfile, zlib and tokenize have
             objects = re.search("pickle|Python objects", str(error))
             reason = "holds Python objects, which are not read" if objects else f"is damaged: {error}"
             raise SourceError(f"{path} {reason}") from None
-        except OSError as error:
-            raise SourceError(f"{path} can't be read: {error.strerror or error}") from None
 
     def _choose(
         self, path: Path, archive: Any, key: str | None
@@ -187,6 +219,18 @@ class ArrayReader:
         return chosen
 
 
+def _object(value: Any) -> Metadata | str:
+    """A row's metadata: an object, or the JSON text of one; else the reason why it is none."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            return f"has metadata that is no JSON: {error}"
+    if value is None:
+        return {}
+    return dict(value) if isinstance(value, Mapping) else "has metadata that is no object"
+
+
 def _columns(
     archive: Any, keys: Sequence[str], split: str | None, count: int, notes: list[str]
 ) -> dict[str, npt.NDArray[Any]]:
@@ -197,7 +241,9 @@ def _columns(
             continue
         try:
             column = archive[name]
-        except ValueError:
+        except ValueError as error:
+            if not re.search("pickle|Python objects", str(error)):
+                raise
             notes.append(f"array {name!r} was left out: it holds Python objects, which are not read")
             continue
         if column.ndim == 2 and column.shape[1] == 1:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from embedstore.errors import SourceError
 from embedstore.readers.hashing import hash_rows
-from embedstore.readers.pieces import ArrayChunk, check_text_path, label_metadata
+from embedstore.readers.pieces import ArrayChunk, check_expansion, check_text_path, label_metadata
 from embedstore.types import Metadata
 
 FASHION = (
@@ -240,9 +240,10 @@ def _read_stream(file: IO[bytes], path: Path) -> npt.NDArray[Any]:
     dtype, shape = _header(file, path)
     expected = math.prod(shape) * dtype.itemsize
     # Grown as the bytes come: a header that lies must not make us allocate what it says.
-    values = bytearray()
+    values, packed = bytearray(), path.stat().st_size
     while len(values) <= expected and (block := file.read(min(_BLOCK, expected - len(values) + 1))):
         values += block
+        check_expansion(str(path), packed, len(values))
     if len(values) != expected:
         held = f"more than {expected:,}" if len(values) > expected else f"{len(values):,}"
         raise SourceError(f"{path} holds {held} bytes of values where its header promises {expected:,}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ import numpy.typing as npt
 
 from embedstore.errors import SourceError
 from embedstore.types import Failure, Loaded, Metadata, Picture, Pictures, Vectors
+
+_EXPANDED = 256 << 20  # bytes that anything may unpack to
+_RATIO = 200
 
 
 @dataclass(slots=True)
@@ -82,6 +86,18 @@ def check_text_path(path: Path) -> str:
     return text
 
 
+def check_expansion(name: str, packed: int, unpacked: int) -> None:
+    """Raise SourceError where so much would come of so little that it was made to fill the memory.
+
+    Deflate packs at most 1,032 to 1, and only what is the same throughout; pictures of blank paper reach some 100 to 1.
+    """
+    if unpacked > _EXPANDED and unpacked > _RATIO * packed:
+        raise SourceError(
+            f"{name} grows from {packed:,} to {unpacked:,} bytes and more, which looks like an attack on the memory: "
+            "unpack it yourself if it is what you want"
+        )
+
+
 def printable(name: str) -> str:
     """A file name with its undecodable bytes as ``\\xNN``, fit for a terminal and a database."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -89,7 +105,7 @@ def printable(name: str) -> str:
 
 def label_metadata(label: Any, names: Sequence[str] | None) -> Metadata:
     """A label's metadata: the number alone, or the class's name as ``label`` and its number as ``class``."""
-    if names is None:
+    if names is None or not isinstance(label, numbers.Integral):
         return {"label": label}
     number = int(label)
     return {"label": names[number] if 0 <= number < len(names) else str(number), "class": number}

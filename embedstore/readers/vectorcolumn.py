@@ -108,7 +108,7 @@ def read_vectors(path: Path, columns: Collection[str]) -> VectorColumn:
             if name is None:
                 return VectorColumn(None, np.zeros((count, 0), dtype=np.float32), {})
             return _collect(name, count, file.iter_batches(batch_size=8192, columns=[name]))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path} can't be read as Parquet: {str(error).splitlines()[0]}") from None
 
 
