@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedstore.errors import SourceError
+from embedstore.errors import InvalidArgument, SourceError
 from embedstore.readers.table import TableReader
 from embedstore.types import Reader
 
@@ -183,3 +183,34 @@ def test_tables_without_anything_to_read_say_what_they_have(tmp_path: Path) -> N
         TableReader(tmp_path / "bad.jsonl")
     with pytest.raises(SourceError, match="there is no file"):
         TableReader(tmp_path / "gone.csv")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_whatever_is_damaged_is_read_or_refused(tmp_path: Path, suffix: str) -> None:
+    records = [{"id": f"v{i}", "vector": v.tolist(), "näme": "é", "n": i} for i, v in enumerate(VECTORS)]
+    path = write_table(tmp_path / f"t{suffix}", records)
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    refusals = []
+    for _ in range(250):
+        changed = bytearray(data)
+        for place in rng.integers(0, len(data), rng.integers(1, 5)):
+            changed[place] = rng.integers(256)
+        path.write_bytes(changed)
+        try:
+            read_all(TableReader(path))
+        except SourceError as error:
+            refusals.append(str(error))
+    assert all(path.name in said for said in refusals)
+    assert len(refusals) > 10 * (suffix == ".parquet")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_vectors_can_be_asked_for_whatever_else_a_table_has(tmp_path: Path, suffix: str) -> None:
+    path = write_table(tmp_path / f"t{suffix}", [{"id": "x", "file_name": "a.png", "vector": [1.0, 2.0]}])
+    with table(path, vectors=True) as reader:
+        ids, payloads, metadata, _ = read_all(reader)
+        assert (ids, payloads[0].tolist(), metadata, reader.notes) == (["x"], [1, 2], [{"file_name": "a.png"}], [])
+    with pytest.raises(SourceError, match=r"t2.* has no column of vectors \(vector, embedding, embeddings\)"):
+        TableReader(write_table(tmp_path / f"t2{suffix}", [{"file_name": "a.png"}]), vectors=True)
+    with pytest.raises(InvalidArgument, match="path_column= and vectors=True"):
+        TableReader(path, vectors=True, path_column="file_name")

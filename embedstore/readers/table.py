@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.errors import SourceError
+from embedstore.errors import InvalidArgument, SourceError
 from embedstore.readers.decode import MAX_PIXELS
 from embedstore.readers.files import PictureFiles
 from embedstore.readers.hashing import hash_rows
@@ -35,6 +35,7 @@ class TableReader:
         source: .csv, .tsv, .jsonl, .ndjson or .parquet.
         path_column: name of the column of paths; None looks for ``file_name``, ``path``, ``image`` or ``file``.
         vector_column: name of the column of vectors; None looks for ``vector``, ``embedding`` or ``embeddings``.
+        vectors: True takes the vectors also where there are paths, False never does.
         id_column: name of the column of ids.
         max_side, workers, time_limit, memory_limit, max_pixels: as for a folder.
 
@@ -49,6 +50,7 @@ class TableReader:
         *,
         path_column: str | None = None,
         vector_column: str | None = None,
+        vectors: bool | None = None,
         id_column: str = "id",
         max_side: int | None = None,
         workers: int | None = None,
@@ -56,6 +58,11 @@ class TableReader:
         memory_limit: int = 1 << 30,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        if path_column and (vectors or vector_column):
+            other = "vector_column=" if vector_column else "vectors=True"
+            raise InvalidArgument(f"path_column= and {other} contradict each other: choose pictures or vectors")
+        if vector_column and vectors is False:
+            raise InvalidArgument("vector_column= and vectors=False contradict each other: choose pictures or vectors")
         path = Path(source)
         if not path.is_file():
             raise SourceError(f"there is no file {path}")
@@ -73,13 +80,18 @@ class TableReader:
         if not len(self._rows) and not self._rows.failures:
             raise SourceError(f"{path} has no rows")
         columns = self._rows.columns
-        paths = None if vector_column else self._path_column(path, path_column, found.column)
+        paths = None if vector_column or vectors else self._path_column(path, path_column, found.column)
         if vector_column and found.column != vector_column:
             raise SourceError(f"{path} has no column of vectors {vector_column!r}: it has {', '.join(columns)}")
-        if paths is None and found.column is None:
+        if paths is None and (found.column is None or vectors is False):
             if not len(self._rows):
                 first = self._rows.failures[0]
                 raise SourceError(f"{path} has no readable row: {first.id} {first.reason}")
+            if vectors:
+                raise SourceError(
+                    f"{path} has no column of vectors ({', '.join(VECTOR_COLUMNS)}): name one with vector_column=; "
+                    f"it has {', '.join(columns)}"
+                )
             raise SourceError(
                 f"{path} has no column of picture paths ({', '.join(PATH_COLUMNS[:4])}) or of vectors "
                 f"({', '.join(VECTOR_COLUMNS)}): name path_column= or vector_column=; it has {', '.join(columns)}"

@@ -66,7 +66,8 @@ class TextVectors:
             raise ValueError(f"has no list of numbers in column {name!r}")
         if self._kept and len(vector) != len(self._kept[0]):
             raise ValueError(f"has a vector of {len(vector)} values where the first has {len(self._kept[0])}")
-        self._kept.append(vector.astype(np.float32))
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and fails alone for that
+            self._kept.append(vector.astype(np.float32))
         return _Place(len(self._kept) - 1)
 
     def finish(self, rows: Rows) -> VectorColumn:
@@ -125,7 +126,8 @@ def _collect(name: str, count: int, batches: Any) -> VectorColumn:
         column = batch.column(0)
         lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         # flatten() leaves the values of null rows out, and nulls inside a vector become NaN, refused on loading.
-        values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        with np.errstate(over="ignore"):
+            values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
         if array is None and lengths.any():
             array = np.zeros((count, int(lengths[lengths > 0][0])), dtype=np.float32)
         dimension = 0 if array is None else array.shape[1]
