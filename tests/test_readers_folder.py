@@ -152,6 +152,15 @@ def test_a_link_that_leads_nowhere_is_a_failure_unless_it_is_named_as_something_
     assert said == dict.fromkeys(["album", "b.png"], "is a link that leads nowhere (No such file or directory)")
 
 
+def test_a_file_beyond_the_memory_limit_fails_unread(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png")
+    with (tmp_path / "b.png").open("wb") as file:
+        file.truncate(12 << 30)
+    with folder(tmp_path, memory_limit=1 << 28) as reader:
+        said = reasons(read_all(reader)[3])
+    assert said == {"b.png": "has 12 GiB, more than may be read of one file (256 MiB)"}
+
+
 def test_a_file_that_vanishes_after_the_scan_is_a_failure(tmp_path: Path) -> None:
     write_png(tmp_path / "a.png")
     write_png(tmp_path / "b.png")

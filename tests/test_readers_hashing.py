@@ -52,3 +52,10 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, kind
 
 def test_a_device_is_refused() -> None:
     assert hash_file(os.devnull) == "is a character device, not a regular file"
+
+
+def test_a_file_of_more_than_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.png"
+    with path.open("wb") as file:
+        file.truncate(12 << 30)  # takes no room on the disk; reading it would take minutes
+    assert hash_file(str(path), 1 << 30) == "has 12 GiB, more than may be read of one file (1 GiB)"

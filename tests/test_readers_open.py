@@ -116,6 +116,20 @@ def test_options_go_to_the_reader_and_unknown_ones_are_named(world: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("workers", -1), ("workers", 0), ("workers", "2"), ("time_limit", -1), ("time_limit", float("nan")),
+        ("time_limit", None), ("max_side", 0), ("max_side", -1), ("max_side", 1.5), ("memory_limit", 0),
+        ("max_pixels", True),
+    ],
+)  # fmt: skip
+def test_limits_out_of_bounds_are_refused(world: Path, option: str, value: Any) -> None:
+    for source in ("cats", [noise()]):
+        with pytest.raises(InvalidArgument, match=f"{option} is .*, but must be a"):
+            open_reader(source, **{option: value})
+
+
+@pytest.mark.parametrize(
     "source", ["cats", "idx", "a.npy", "a.npz", "t.csv", "t.jsonl", "cats/1.png", ["cats", "dogs"]]
 )
 def test_every_kind_of_source_takes_a_prefix(world: Path, source: Any) -> None:

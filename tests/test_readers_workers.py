@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from embedstore.errors import EmbedstoreError
+from embedstore.readers import worker
 from embedstore.readers.decode import Decoded
-from embedstore.readers.hashing import hash_file
-from embedstore.readers.worker import describe_bytes
+from embedstore.readers.hashing import describe_bytes, hash_file
 from embedstore.readers.workers import TASK, DecodePool
 
 from .pictures import encoded, image_of, noise, write_png
@@ -257,3 +257,21 @@ def test_sizes_are_told_in_binary_units() -> None:
         "512 MiB",
         "100 bytes",
     ]
+
+
+@pytest.mark.parametrize(("platform", "held"), [("linux", None), ("darwin", 256 << 20)])
+def test_memory_is_limited_on_every_system_that_can(
+    monkeypatch: pytest.MonkeyPatch, platform: str, held: int | None
+) -> None:
+    resource = pytest.importorskip("resource")
+    limits: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(resource, "setrlimit", lambda which, both: limits.append((which, both)))
+    if held is not None:
+        monkeypatch.setattr(worker, "_held", None)  # there is no /proc to ask
+    worker.limit_memory(1 << 30)
+    ((which, (soft, hard)),) = limits
+    assert which == (resource.RLIMIT_DATA if platform == "linux" else resource.RLIMIT_AS)
+    assert soft == hard
+    assert soft > 1 << 30
+    assert held is None or soft == (1 << 30) + held

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from embedstore.errors import EmbedstoreError, InvalidArgument, SourceError
 from embedstore.readers.hashing import hash_rows
-from embedstore.readers.pieces import ArrayChunk, check_expansion, check_text_path, label_metadata
+from embedstore.readers.pieces import ArrayChunk, check_expansion, check_text_path, chunk_size, label_metadata
 from embedstore.readers.scaling import factor_for, scale
 from embedstore.types import Failure, Metadata, Picture
 
@@ -113,8 +113,9 @@ class ArrayReader:
     def chunks(self, size: int) -> Iterator[ArrayChunk]:
         """All rows in order; no chunk crosses from one split into the next."""
         for part in self._parts:
-            for start in range(0, len(part.rows), size):
-                yield self._chunk(part, start, min(start + size, len(part.rows)))
+            step = chunk_size(size, part.rows[0].nbytes)
+            for start in range(0, len(part.rows), step):
+                yield self._chunk(part, start, min(start + step, len(part.rows)))
 
     def close(self) -> None:
         """Free the arrays and the file they are mapped from."""

@@ -111,7 +111,8 @@ def _vector(values: Any) -> npt.NDArray[np.float32]:
     vector = np.asarray(values)
     if vector.ndim != 1 or vector.dtype.kind not in "fiu" or not vector.size:
         raise UnreadableItem(f"has a vector of shape {vector.shape} and type {vector.dtype}: (d,) floats are expected")
-    return vector.astype(np.float32)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and fails alone for that
+        return vector.astype(np.float32)
 
 
 def to_uint8(values: npt.NDArray[Any], channels_first: bool = False) -> Picture:

@@ -14,13 +14,20 @@ from typing import Any
 from embedstore.errors import UnreadableItem
 from embedstore.readers.decode import MAX_PIXELS, Decoded, decode
 from embedstore.readers.hashing import hash_file
-from embedstore.readers.pieces import one_array
+from embedstore.readers.pieces import chunk_size, one_array
 from embedstore.readers.worker import read_file
 from embedstore.readers.workers import DecodePool, Job
 from embedstore.types import Failure, Loaded, Metadata, Picture
 
 _HASH_THREADS = 4  # waiting for a disk or a network share is what they overlap; hashing itself is no bottleneck
 _HASH_TASK = 64
+_SIDE = 1024  # px a side that files whose pictures aren't reduced on reading are taken to have
+MEMORY_LIMIT = 1 << 30
+
+
+def decoded_bytes(max_side: int | None) -> int:
+    """What a decoded file may take in memory."""
+    return 3 * (max_side or _SIDE) ** 2
 
 
 @dataclass(slots=True)
@@ -103,6 +110,7 @@ class PictureFiles:
 
     def chunks(self, size: int) -> Iterator[FileChunk]:
         """All files, ``size`` at a time; the next chunk is hashed while the caller works on this one."""
+        size = chunk_size(size, decoded_bytes(self.pool_options.get("max_side")))
         starts = range(0, max(1, len(self.ids)), size)
         pending = self._hash(0, size)
         for start in starts:
@@ -122,8 +130,11 @@ class PictureFiles:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_HASH_THREADS, "embedstore-hash")
         end = min(start + size, len(self.ids))
+        limit = self.pool_options.get("memory_limit", MEMORY_LIMIT)
         return [
-            self._threads.submit(_hash_files, [self.path_of(i) for i in range(first, min(first + _HASH_TASK, end))])
+            self._threads.submit(
+                _hash_files, [self.path_of(i) for i in range(first, min(first + _HASH_TASK, end))], limit
+            )
             for first in range(start, end, _HASH_TASK)
         ]
 
@@ -148,8 +159,8 @@ class PictureFiles:
         return FileChunk(ids, hashes, metadata, paths, failures, paths, self._pool)
 
 
-def _hash_files(paths: Sequence[str]) -> list[bytes | str]:
-    return [hash_file(path) for path in paths]
+def _hash_files(paths: Sequence[str], limit: int) -> list[bytes | str]:
+    return [hash_file(path, limit) for path in paths]
 
 
 def read_picture(path: str | Path, max_side: int | None = None) -> Picture:
@@ -159,7 +170,7 @@ def read_picture(path: str | Path, max_side: int | None = None) -> Picture:
         UnreadableItem: it is no readable picture; the message names the file.
     """
     try:
-        data = read_file(os.fspath(path), limit=1 << 30)
+        data = read_file(os.fspath(path), limit=MEMORY_LIMIT)
         return decode(data, Path(path).suffix.lower(), max_side, MAX_PIXELS).pixels
     except MemoryError:
         raise UnreadableItem(f"{path}: needs too much memory to decode") from None

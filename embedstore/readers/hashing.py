@@ -52,14 +52,29 @@ def open_regular(path: str) -> int:
     return descriptor
 
 
-def hash_file(path: str) -> bytes | str:
-    """The content hash of a file's bytes, or the reason why it can't be read."""
+def describe_bytes(count: int) -> str:
+    """``1 GiB``, ``512 MiB``."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return f"{count} bytes"
+
+
+def hash_file(path: str, limit: int | None = None) -> bytes | str:
+    """The content hash of a file's bytes, or the reason why it can't be read.
+
+    A file of more than ``limit`` bytes, the memory that decoding it may need, is refused unread: a sparse one of
+    terabytes takes no room on the disk, and hours to read.
+    """
     try:
         descriptor = open_regular(path)
     except UnreadableItem as error:
         return str(error)
     digest = blake2b(digest_size=SIZE)
     try:
+        size = os.fstat(descriptor).st_size
+        if limit is not None and size > limit:
+            return f"has {describe_bytes(size)}, more than may be read of one file ({describe_bytes(limit)})"
         while block := os.read(descriptor, _BLOCK):
             digest.update(block)
     except OSError as error:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from embedstore.errors import SourceError
 from embedstore.readers.hashing import hash_rows
-from embedstore.readers.pieces import ArrayChunk, check_expansion, check_text_path, label_metadata
+from embedstore.readers.pieces import ArrayChunk, check_expansion, check_text_path, chunk_size, label_metadata
 from embedstore.types import Metadata
 
 FASHION = (
@@ -94,8 +94,9 @@ class IdxReader:
     def chunks(self, size: int) -> Iterator[ArrayChunk]:
         """All pictures, split by split; no chunk crosses from one split into the next."""
         for part in self._parts:
-            for start in range(0, len(part.pictures), size):
-                pictures = part.pictures[start : start + size]
+            step = chunk_size(size, math.prod(part.pictures.shape[1:]))
+            for start in range(0, len(part.pictures), step):
+                pictures = part.pictures[start : start + step]
                 numbers = range(start, start + len(pictures))
                 ids = [f"{part.prefix}/{i:05d}" for i in numbers]
                 sources = [f"{self._path_of(part)}#{i}" for i in numbers]

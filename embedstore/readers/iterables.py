@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from embedstore.errors import SourceError
-from embedstore.readers import entries
+from embedstore.readers import entries, pieces
 from embedstore.readers.decode import reduce_picture
-from embedstore.readers.files import FileChunk
+from embedstore.readers.files import MEMORY_LIMIT, FileChunk, decoded_bytes
 from embedstore.readers.hashing import hash_file, hash_rows
 from embedstore.readers.pieces import ArrayChunk
 from embedstore.readers.spool import Spool
@@ -93,8 +93,15 @@ class ItemReader:
 
     def chunks(self, size: int) -> Iterator[Chunk]:
         """All entries, ``size`` at a time."""
-        items = self._items()
-        while batch := list(itertools.islice(items, size)):
+        batch: list[Item | Failure] = []
+        held = 0
+        for item in self._items():
+            batch.append(item)
+            held += self._bytes(item)
+            if len(batch) == size or held >= pieces.CHUNK_BYTES:
+                yield from self._chunks(batch)
+                batch, held = [], 0
+        if batch:
             yield from self._chunks(batch)
 
     def close(self) -> None:
@@ -107,6 +114,12 @@ class ItemReader:
 
     def _items(self) -> Iterator[Item | Failure]:
         return iter(self._spool) if self._spool is not None else self._read()
+
+    def _bytes(self, item: Item | Failure) -> int:
+        """What an entry's picture takes in memory."""
+        if isinstance(item, Failure) or item.picture is None:
+            return 0
+        return decoded_bytes(self._max_side) if isinstance(item.picture, Path) else item.picture.nbytes
 
     def _read(self) -> Iterator[Item | Failure]:
         if self._hugging_face:
@@ -129,8 +142,9 @@ class ItemReader:
         if self.brings_vectors:
             yield from self._vector_chunks(items, failures)
             return
+        limit = self._pool_options.get("memory_limit", MEMORY_LIMIT)
         hashes: list[bytes | str] = [
-            hash_file(os.fspath(item.picture)) if isinstance(item.picture, Path) else b"" for item in items
+            hash_file(os.fspath(item.picture), limit) if isinstance(item.picture, Path) else b"" for item in items
         ]
         failures += [Failure(item.id, h) for item, h in zip(items, hashes, strict=True) if isinstance(h, str)]
         kept = [(item, h) for item, h in zip(items, hashes, strict=True) if isinstance(h, bytes)]

@@ -37,8 +37,9 @@ def open_reader(source: Any, *, kind: str | None = None, **options: Any) -> Read
 
     Raises:
         SourceError: nothing there, empty, damaged as a whole, or of no known kind.
-        InvalidArgument: an option that the reader doesn't have.
+        InvalidArgument: an option that the reader doesn't have, or one out of bounds.
     """
+    _check_limits(options)
     prefix = options.pop("id_prefix", "")
     if not isinstance(prefix, str):
         raise InvalidArgument(f"id_prefix is {prefix!r}, but must be text")
@@ -53,6 +54,18 @@ def open_reader(source: Any, *, kind: str | None = None, **options: Any) -> Read
     from embedstore.readers.several import PrefixedReader
 
     return PrefixedReader(reader, prefix)
+
+
+def _check_limits(options: dict[str, Any]) -> None:
+    for name in sorted(_COMMON & options.keys()):
+        value = options[name]
+        if value is None and name in ("max_side", "workers"):
+            continue
+        seconds = name == "time_limit"
+        number = isinstance(value, (int, float, np.integer, np.floating) if seconds else (int, np.integer))
+        if not number or isinstance(value, bool) or not (0 < value < float("inf") if seconds else value >= 1):
+            wanted = "a number above 0" if seconds else "a whole number of at least 1"
+            raise InvalidArgument(f"{name} is {value!r}, but must be {wanted}")
 
 
 def _open(source: Any, options: dict[str, Any]) -> Reader:

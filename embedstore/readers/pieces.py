@@ -15,6 +15,8 @@ import numpy.typing as npt
 from embedstore.errors import SourceError
 from embedstore.types import Failure, Loaded, Metadata, Picture, Pictures, Vectors
 
+#: Bytes of pictures in one chunk; another chunk is on its way meanwhile.
+CHUNK_BYTES = 512 << 20
 _EXPANDED = 256 << 20  # bytes that anything may unpack to
 _RATIO = 200
 
@@ -53,6 +55,11 @@ class ArrayChunk:
         if self.sizes is not None:
             return [self.sizes[i] for i in which]
         return [(picture.shape[1], picture.shape[0]) for picture in pictures]
+
+
+def chunk_size(wanted: int, picture_bytes: int) -> int:
+    """How many entries a chunk may have: as many as wanted, unless their pictures would fill the memory."""
+    return max(1, min(wanted, CHUNK_BYTES // max(1, picture_bytes)))
 
 
 def take(rows: npt.NDArray[Any], which: Sequence[int]) -> npt.NDArray[Any]:

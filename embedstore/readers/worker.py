@@ -18,13 +18,14 @@ from typing import Any, BinaryIO
 
 from embedstore.errors import UnreadableItem
 from embedstore.readers.decode import Decoded, decode
-from embedstore.readers.hashing import SIZE, open_regular
+from embedstore.readers.hashing import SIZE, describe_bytes, open_regular
 
 #: length of the JSON request that follows
 REQUEST = struct.Struct("<I")
 #: answer to one file: width and height of the original; height, width, channels of the pixels; bytes of the thumbnail.
 #: An original's width of 0 means failure: then the last number counts the bytes of the reason, all that follows.
 ANSWER = struct.Struct("<IIIIBI")
+_HELD = 256 << 20  # where the system doesn't say: Python with NumPy and Pillow
 READY = b"embedstore worker 1\n"
 
 
@@ -59,14 +60,6 @@ def decode_file(path: str, expected: bytes | None, settings: dict[str, Any]) -> 
         return str(error)
 
 
-def describe_bytes(count: int) -> str:
-    """``1 GiB``, ``512 MiB``."""
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20)):
-        if count >= size:
-            return f"{count / size:.4g} {unit}"
-    return f"{count} bytes"
-
-
 def limit_memory(limit: int) -> None:
     """Bound what this process may allocate beyond what it holds now; a no-op where the system can't (Windows)."""
     with contextlib.suppress(ImportError, OSError, ValueError):
@@ -74,10 +67,16 @@ def limit_memory(limit: int) -> None:
 
         # RLIMIT_DATA counts private writable memory on Linux. RLIMIT_AS would also count what allocators and thread
         # stacks merely reserve, several times the truth.
-        which = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
-        with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123
-            held = next((int(line.split()[1]) << 10 for line in status if line.startswith("VmData")), 64 << 20)
+        linux = sys.platform == "linux"
+        which = resource.RLIMIT_DATA if linux else resource.RLIMIT_AS
+        held = _held() if linux else _HELD
         resource.setrlimit(which, (held + limit, held + limit))
+
+
+def _held() -> int:
+    """Bytes of private memory that this process holds, as Linux tells."""
+    with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123
+        return next((int(line.split()[1]) << 10 for line in status if line.startswith("VmData")), _HELD)
 
 
 def _answer(out: BinaryIO, result: Decoded | str) -> None:

@@ -27,7 +27,8 @@ import numpy as np
 
 from embedstore.errors import EmbedstoreError
 from embedstore.readers.decode import MAX_PIXELS, Decoded
-from embedstore.readers.worker import ANSWER, READY, REQUEST, describe_bytes
+from embedstore.readers.hashing import describe_bytes
+from embedstore.readers.worker import ANSWER, READY, REQUEST
 
 TASK = 32  # files handed to a worker at a time
 _PIPE = 1 << 20  # bytes of a pipe: how far a worker may run ahead of a parent that is busy
