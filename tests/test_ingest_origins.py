@@ -179,3 +179,30 @@ def test_two_arrays_of_one_npz_are_two_sources(store: Store, tmp_path: Path) -> 
     store.index(path, key="one", progress=False)
     (note,) = store.index(path, key="two", progress=False).notes
     assert note == f"5 ids belonged to {path}:one and were replaced: id_prefix= keeps both"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".npz"])
+def test_an_export_indexed_again_is_what_was_exported(store: Store, tmp_path: Path, suffix: str) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    (tmp_path / "t.jsonl").write_text('{"id": "a", "vector": [1, 2], "n": 1}\n{"id": "b", "vector": [3, 4], "n": 2}\n')
+    store.index(tmp_path / "t.jsonl", progress=False)
+    store.export(tmp_path / f"out{suffix}", progress=False)
+    with embedstore.create(tmp_path / "again.store") as again:
+        assert counts(again.index(tmp_path / f"out{suffix}", progress=False)) == (2, 0, 0, [], 0, 0)
+        assert contents(again) == contents(store)
+
+
+def test_an_exported_dataset_indexed_again_has_the_metadata_and_no_more(
+    store: Store, folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    store.index(folder, **OPTIONS)
+    store.export(tmp_path / "out", format="dataset", progress=False)
+    with embedstore.create(tmp_path / "again.store") as again:
+        assert counts(again.index(tmp_path / "out", **OPTIONS)) == (6, 0, 0, [], 0, 0)
+        found = {item["metadata"]["id"]: item for item in map(again.get, again.ids())}
+        assert {name: item["metadata"] for name, item in found.items()} == {
+            name: {**store.get(name)["metadata"], "id": name} for name in store.ids()
+        }
+        assert all(Path(item["source"]).parent == tmp_path / "out" / "images" for item in found.values())

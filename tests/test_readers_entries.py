@@ -107,3 +107,41 @@ def test_layouts_are_told_apart_by_their_channels() -> None:
     grey = noise(6, 7, 1)
     for values in (grey, grey[..., 0], grey.transpose(2, 0, 1)):
         np.testing.assert_array_equal(to_uint8(values), grey)
+
+
+class Tensor:
+    """The parts of a torch tensor that are used."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.shape = values, values.shape
+
+    def detach(self) -> Tensor:
+        return self
+
+    cpu = detach
+
+    def numpy(self) -> np.ndarray:
+        return self.values
+
+
+@pytest.mark.parametrize("form", [tuple, list])
+def test_entries_in_parts_may_have_one_two_or_three(form: Any) -> None:
+    for payload in (noise(), Tensor(noise().transpose(2, 0, 1)), image_of(noise())):
+        for rest, metadata in (
+            ([], {}), ([5], {"label": 5}), (["x"], {"label": "x"}), ([{"a": 1}], {"a": 1}),
+            ([5, {"a": 1}], {"label": 5, "a": 1}),
+        ):  # fmt: skip
+            item: Any = to_item(form([payload, *rest]), 3, Rules())
+            assert (item.id, item.metadata, item.picture.tolist()) == ("00003", metadata, noise().tolist())
+    failure: Any = to_item(form([noise(), 1, 2]), 3, Rules())
+    assert failure.reason.startswith("has 3 parts, and only (picture,)")
+    item = to_item(form([noise(), 5]), 0, Rules(classes=["a"] * 6))
+    assert item.metadata == {"label": "a", "class": 5}
+    assert to_item((noise(), "text"), 0, Rules(classes=["a"])).metadata == {"label": "text"}  # type: ignore[union-attr]
+
+
+def test_lists_of_numbers_and_of_rows_are_vectors_and_pictures() -> None:
+    assert to_item([0.5, 1.5, 2.5], 0, Rules()).vector.tolist() == [0.5, 1.5, 2.5]  # type: ignore[union-attr]
+    rows = [np.arange(3, dtype=np.uint8) + i for i in range(2)]
+    item: Any = to_item(rows, 0, Rules())
+    assert item.picture[..., 0].tolist() == [[0, 1, 2], [1, 2, 3]]

@@ -213,3 +213,8 @@ def test_entries_that_fail_keep_their_ids_and_those_without_are_said_to_be_unkno
     numbered = ItemReader(TorchLike())
     assert set(reasons(read_all(numbered)[3])) == {"00003"}
     assert not numbered.unidentified
+
+
+def test_a_mapping_of_splits_asks_for_one() -> None:
+    with pytest.raises(SourceError, match="a dict of train, test is no source by itself: name one of its parts"):
+        ItemReader({"train": PICTURES, "test": PICTURES})

@@ -60,11 +60,34 @@ def _to_item(entry: Any, name: str, rules: Rules) -> Item:
         return _checked(entry)
     if isinstance(entry, Mapping):
         return _from_record(entry, name, rules)
-    if isinstance(entry, tuple) and len(entry) == 2:
-        payload, label = entry
-        extra = dict(label) if isinstance(label, Mapping) else label_metadata(plain(label), rules.classes)
-        return _with_payload(Item(name, metadata=extra), payload, own_name=False)
+    if (isinstance(entry, tuple) and len(entry) == 2) or _has_parts(entry):
+        payload, *rest = entry
+        return _with_payload(Item(name, metadata=_from_parts(rest, rules)), payload, own_name=not rest)
     return _with_payload(Item(name), entry, own_name=True)
+
+
+def _has_parts(entry: Any) -> bool:
+    """Whether a tuple or list is a picture (or vector) and what belongs to it, rather than rows of numbers."""
+    if not isinstance(entry, tuple | list) or not entry:
+        return False
+    first, *rest = entry
+    if isinstance(first, str | os.PathLike) or hasattr(first, "getbands"):
+        return True
+    shape = getattr(first, "shape", ())
+    return len(shape) > 0 and not any(getattr(part, "shape", None) == shape for part in rest)
+
+
+def _from_parts(rest: Sequence[Any], rules: Rules) -> Metadata:
+    """Metadata from what comes behind the picture: a label or metadata, or both."""
+    if len(rest) > 2 or (len(rest) == 2 and not isinstance(rest[1], Mapping)):
+        raise UnreadableItem(
+            f"has {len(rest) + 1} parts, and only (picture,), (picture, label), (picture, metadata) and "
+            "(picture, label, metadata) can be told apart: give the rest names, as metadata"
+        )
+    found: Metadata = {}
+    for part in rest:
+        found.update(part if isinstance(part, Mapping) else label_metadata(plain(part), rules.classes))
+    return found
 
 
 def _checked(item: Item) -> Item:

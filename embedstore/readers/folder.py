@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from embedstore.readers.files import FileChunk, PictureFiles
 from embedstore.readers.pieces import check_text_path
 from embedstore.readers.rows import Rows, read_rows
 from embedstore.readers.scan import Scan, scan
+from embedstore.readers.table import SOURCE_COLUMN, VECTOR_COLUMNS
 from embedstore.types import Failure, Metadata
 
 _FILE_NAME = "file_name"
@@ -111,6 +112,9 @@ class FolderReader:
 
     def _take_rows(self, table: str, rows: Rows, known: set[str], failures: list[Failure]) -> None:
         folder = posixpath.dirname(table)
+        without = {_FILE_NAME, *(name for name, values in rows.columns.items() if _is_vectors(name, values))}
+        if "id" in rows.columns:  # an export of ours, and its sources are where the pictures once lay
+            without.add(SOURCE_COLUMN)
         failures.extend(Failure(posixpath.join(folder, failure.id), failure.reason) for failure in rows.failures)
         for row, (value, line) in enumerate(zip(rows.columns[_FILE_NAME], rows.lines, strict=True)):
             relative = posixpath.normpath(posixpath.join(folder, str(value).replace(os.sep, "/")))
@@ -118,7 +122,15 @@ class FolderReader:
                 what = "no file_name" if value is None else f"file_name {value!r}, which is no picture in this folder"
                 failures.append(Failure(f"{table}:{line}", f"has {what}"))
                 continue
-            self._extra.setdefault(relative, {}).update(rows.record(row, frozenset({_FILE_NAME})))
+            self._extra.setdefault(relative, {}).update(rows.record(row, frozenset(without)))
+
+
+def _is_vectors(name: str, values: Sequence[Any]) -> bool:
+    """Whether a column holds vectors, which are no metadata."""
+    first = next((value for value in values if value is not None), None)
+    if name not in VECTOR_COLUMNS:
+        return False
+    return isinstance(first, list) or (isinstance(first, str) and first.startswith("["))
 
 
 def _leftovers(found: Scan) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ class ItemReader:
         max_side: int | None = None,
         **pool_options: Any,
     ) -> None:
+        if isinstance(source, Mapping):
+            names = ", ".join(map(str, itertools.islice(source, 5))) or "nothing"
+            raise SourceError(f"a {type(source).__name__} of {names} is no source by itself: name one of its parts")
         self.scope = scope or "items"
         #: whether nothing tells this iterable from another one
         self.anonymous = scope is None

@@ -21,6 +21,7 @@ from embedstore.types import Chunk, Failure, Metadata
 
 PATH_COLUMNS = ("file_name", "path", "image", "file", "filename", "image_path")
 VECTOR_COLUMNS = ("vector", "embedding", "embeddings")
+SOURCE_COLUMN = "source"  # of an export
 
 
 class TableReader:
@@ -28,8 +29,9 @@ class TableReader:
 
     Paths are relative to the table's folder, or absolute. Vectors are lists of numbers, in CSV as JSON text. The
     ``id`` column gives the ids; without it a picture's id is its path as written, a vector's the row's number
-    (``00000``, ...). All other columns are metadata. A table with both kinds of column is read as pictures unless
-    ``vector_column`` is named.
+    (``00000``, ...). A vector's source is what a column ``source`` says. All other columns are metadata; but where there
+    are pictures and ids, as in an export, ``source`` is left out: it says where they once lay. A table with both kinds
+    of column is read as pictures unless ``vector_column`` is named, or ``vectors`` is True.
 
     Args:
         source: .csv, .tsv, .jsonl, .ndjson or .parquet.
@@ -99,7 +101,11 @@ class TableReader:
         self.brings_vectors = paths is None
         self._vectors = found.array
         self._failures = list(self._rows.failures)
-        self._without = frozenset(name for name in (paths, found.column, id_column) if name is not None)
+        # An item says itself where it comes from: a vector by the column ``source``, a picture by its file.
+        self._sources = columns.get(SOURCE_COLUMN) if paths is None else None
+        exported = paths is None or id_column in columns
+        left_out = (paths, found.column, id_column, SOURCE_COLUMN if exported else None)
+        self._without = frozenset(name for name in left_out if name is not None)
         self._id_column = columns.get(id_column)
         #: ids of items that failed under the name of their line
         self.unread: set[str] = set()
@@ -149,10 +155,14 @@ class TableReader:
 
     def _vector_chunk(self, rows: list[int], failures: list[Failure]) -> ArrayChunk:
         vectors: npt.NDArray[np.float32] = self._vectors[rows]
-        sources: list[str | None] = [f"{self.scope}#{self._rows.lines[row]}" for row in rows]
+        sources: list[str | None] = [self._source(row) for row in rows]
         ids = [self._id(row, _number(self._rows.numbers[row])) for row in rows]
         metadata = [self._rows.record(row, self._without) for row in rows]
         return ArrayChunk(ids, hash_rows(vectors), metadata, sources, vectors=vectors, failures=failures)
+
+    def _source(self, row: int) -> str:
+        value = None if self._sources is None else self._sources[row]
+        return f"{self.scope}#{self._rows.lines[row]}" if value is None else str(value)
 
     def _picture_files(self, table: Path, paths: list[Any], pool_options: dict[str, Any]) -> PictureFiles:
         folder = os.path.dirname(self.scope)  # noqa: PTH120 - as text
