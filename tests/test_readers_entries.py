@@ -140,6 +140,12 @@ def test_entries_in_parts_may_have_one_two_or_three(form: Any) -> None:
     assert to_item((noise(), "text"), 0, Rules(classes=["a"])).metadata == {"label": "text"}  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("name", [5, None, ["a"]])
+def test_an_id_that_is_no_text_is_a_failure(name: Any) -> None:
+    said = f"an id must be text, not {type(name).__name__}"
+    assert to_item(Item(name, noise()), 0, Rules()) == Failure(str(name), said)
+
+
 def test_lists_of_numbers_and_of_rows_are_vectors_and_pictures() -> None:
     assert to_item([0.5, 1.5, 2.5], 0, Rules()).vector.tolist() == [0.5, 1.5, 2.5]  # type: ignore[union-attr]
     rows = [np.arange(3, dtype=np.uint8) + i for i in range(2)]

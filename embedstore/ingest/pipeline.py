@@ -73,7 +73,7 @@ class _Run:
 
     def fail(self, failures: Iterable[Failure]) -> None:
         """Remember what can't be read now: it is not gone from the source."""
-        self.failed.update(failure.id.rstrip("/") for failure in failures)
+        self.failed.update(str(failure.id).rstrip("/") for failure in failures)
 
     def accounts_for(self, name: str) -> bool:
         """Whether an item was met, or it, or a folder that it lies in, is what can't be read."""

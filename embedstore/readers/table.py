@@ -29,9 +29,9 @@ class TableReader:
 
     Paths are relative to the table's folder, or absolute. Vectors are lists of numbers, in CSV as JSON text. The
     ``id`` column gives the ids; without it a picture's id is its path as written, a vector's the row's number
-    (``00000``, ...). A vector's source is what a column ``source`` says. All other columns are metadata; but where there
-    are pictures and ids, as in an export, ``source`` is left out: it says where they once lay. A table with both kinds
-    of column is read as pictures unless ``vector_column`` is named, or ``vectors`` is True.
+    (``00000``, ...). A vector's source is what a column ``source`` says. All other columns are metadata; but where
+    there are pictures and ids, as in an export, ``source`` is left out: it says where they once lay. A table with both
+    kinds of column is read as pictures unless ``vector_column`` is named, or ``vectors`` is True.
 
     Args:
         source: .csv, .tsv, .jsonl, .ndjson or .parquet.
