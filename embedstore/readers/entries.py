@@ -43,7 +43,7 @@ class Rules:
 
 def to_item(entry: Any, number: int, rules: Rules) -> Item | Failure:
     """One entry as an item whose picture is uint8 (h, w, c) or a path, or as the reason why it can't be one."""
-    name = entry.id if isinstance(entry, Item) else f"{number:05d}"
+    name: Any = entry.id if isinstance(entry, Item) else f"{number:05d}"
     if not isinstance(name, str):
         return Failure(str(name), f"an id must be text, not {type(name).__name__}")
     if isinstance(entry, Mapping) and entry.get("id") is not None:
