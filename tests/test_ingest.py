@@ -18,6 +18,7 @@ from embedstore.encoders.pca import PcaEncoder
 from embedstore.errors import DimensionMismatch, EncoderMismatch, ModelInvalid
 from embedstore.ingest import pipeline
 from embedstore.metadata import items
+from embedstore.readers.open import open_reader
 from embedstore.store import Store
 from embedstore.types import AddReport, Failure, Item
 
@@ -202,6 +203,33 @@ def test_a_source_of_another_dimension_is_an_error(store: Store, count: int, mon
     for source in (vectors(count, dimension=7), list(vectors(count, dimension=7))):
         refused(DimensionMismatch, "has 4 dimensions", lambda source=source: store.index(source, progress=False))
     assert len(store) == 1
+
+
+def test_a_reader_that_was_opened_before_the_store_reduces_large_pictures_too(store: Store, tmp_path: Path) -> None:
+    write_png(tmp_path / "big" / "a.png", height=300, width=600)
+    write_png(tmp_path / "big" / "b.png", seed=1, height=300, width=600)
+    files = [Item(name, tmp_path / "big" / name) for name in ("a.png", "b.png")]
+    (tmp_path / "t.csv").write_text("path\nbig/a.png\nbig/b.png\n")
+    sources = (tmp_path / "big", tmp_path / "t.csv", files, [tmp_path / "big", tmp_path / "t.csv"])
+    for number, source in enumerate(sources):
+        reader = open_reader(source, workers=1, id_prefix=f"{number}/")
+        sizes = []
+        chunks = reader.chunks
+
+        def watched(size: int, chunks: Any = chunks, sizes: list[Any] = sizes) -> Iterator[Any]:
+            for chunk in chunks(size):
+                sizes.extend(picture.shape[:2] for picture in chunk.load(range(len(chunk.ids))).pictures)
+                yield chunk
+
+        reader.chunks = watched  # type: ignore[method-assign]
+        report = store.index(reader, encoder="pca", dimension=2, progress=False)
+        assert report.added == (4 if number == 3 else 2), report
+        assert set(sizes) == {(64, 128)}
+    assert store.get("0/a.png")["size"] == [600, 300]
+    kept = open_reader(tmp_path / "big", max_side=500, workers=1)
+    assert store.index(kept, progress=False).added == 2
+    assert next(kept.chunks(1)).load([0]).pictures[0].shape == (250, 500, 3)
+    kept.close()
 
 
 # -- interruptions ------------------------------------------------------------------------------------------------

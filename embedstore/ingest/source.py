@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from embedstore.encoders.preprocess import MAX_SIZE
-from embedstore.errors import SourceError
+from embedstore.errors import EncoderMismatch, SourceError
 from embedstore.ingest import pipeline, spaces
 from embedstore.ingest.pipeline import Target
 from embedstore.ingest.spaces import FitOptions
 from embedstore.metadata.catalog import Space
 from embedstore.readers.open import open_reader
+from embedstore.readers.pieces import reduce_to
 from embedstore.truth import tiers
 from embedstore.truth.layout import MODELS
 from embedstore.truth.snapshot import Snapshots
@@ -52,8 +53,18 @@ def ingest_source(
         SourceError: nothing to read.
     """
     report = AddReport()
-    side = options.image_size or _side_of_encoder(writer, snapshots)
-    reader = open_reader(source, **{"max_side": max(_READ_SIDE, 2 * side), **reader_options})
+    options.check()
+    fitted = _side_of_encoder(writer, snapshots)
+    if options.image_size is not None and fitted not in (0, options.image_size):
+        raise EncoderMismatch(
+            f"the store's encoder takes pictures of {fitted} px, not of {options.image_size}: "
+            "leave the image size out, or use another store"
+        )
+    side = options.image_size or fitted
+    side = max(_READ_SIDE, 2 * side)
+    reader = open_reader(source, **{"max_side": side, **reader_options})
+    if reader is source:  # opened before the store was, which knows the side
+        reduce_to(reader, side)
     try:
         pipeline.check_prune(reader, prune)  # before a fit that may take minutes
         if reader.count() == 0:

@@ -117,6 +117,11 @@ class PictureFiles:
             current, pending = pending, self._hash(start + size, size)
             yield self._chunk(start, current, self.failures if start == 0 else ())
 
+    def reduce_to(self, max_side: int) -> None:
+        """Reduce pictures to this longer side on reading, unless one was chosen when the source was opened."""
+        if self.pool_options.get("max_side") is None and self._pool is None:
+            self.pool_options["max_side"] = max_side
+
     def close(self) -> None:
         """End the worker processes and threads."""
         if self._pool is not None:

@@ -84,6 +84,10 @@ class FolderReader:
         """All pictures, ``size`` at a time."""
         return self._files.chunks(size)
 
+    def reduce_to(self, max_side: int) -> None:
+        """Reduce pictures to this longer side on reading, unless one was chosen when the source was opened."""
+        self._files.reduce_to(max_side)
+
     def close(self) -> None:
         """End the worker processes."""
         self._files.close()

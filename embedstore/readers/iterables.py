@@ -107,6 +107,11 @@ class ItemReader:
         if batch:
             yield from self._chunks(batch)
 
+    def reduce_to(self, max_side: int) -> None:
+        """Reduce pictures to this longer side on reading, unless one was chosen when the source was opened."""
+        if self._max_side is None and self._pool is None:
+            self._max_side = self._pool_options["max_side"] = max_side
+
     def close(self) -> None:
         """End the worker processes and free what was spooled."""
         if self._pool is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import SourceError
-from embedstore.types import Failure, Loaded, Metadata, Picture, Pictures, Vectors
+from embedstore.types import Failure, Loaded, Metadata, Picture, Pictures, Reader, Vectors
 
 #: Bytes of pictures in one chunk; another chunk is on its way meanwhile.
 CHUNK_BYTES = 512 << 20
@@ -60,6 +60,13 @@ class ArrayChunk:
 def chunk_size(wanted: int, picture_bytes: int) -> int:
     """How many entries a chunk may have: as many as wanted, unless their pictures would fill the memory."""
     return max(1, min(wanted, CHUNK_BYTES // max(1, picture_bytes)))
+
+
+def reduce_to(reader: Reader, max_side: int) -> None:
+    """Have a reader that decodes files reduce them to this longer side, unless it was opened with a choice."""
+    method = getattr(reader, "reduce_to", None)
+    if method is not None:
+        method(max_side)
 
 
 def take(rows: npt.NDArray[Any], which: Sequence[int]) -> npt.NDArray[Any]:

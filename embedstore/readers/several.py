@@ -9,7 +9,7 @@ from typing import Any
 
 from embedstore.errors import SourceError
 from embedstore.readers.files import FileChunk, PictureFiles
-from embedstore.readers.pieces import check_text_path
+from embedstore.readers.pieces import check_text_path, reduce_to
 from embedstore.types import Chunk, Failure, Reader
 
 
@@ -42,6 +42,10 @@ class FileListReader:
     def chunks(self, size: int) -> Iterator[FileChunk]:
         """All files in the order given."""
         return self._files.chunks(size)
+
+    def reduce_to(self, max_side: int) -> None:
+        """Reduce pictures to this longer side on reading, unless one was chosen when the source was opened."""
+        self._files.reduce_to(max_side)
 
     def close(self) -> None:
         """End the worker processes."""
@@ -87,6 +91,10 @@ class PrefixedReader:
             chunk.ids = [self._prefix + name for name in chunk.ids]
             chunk.failures = [Failure(self._prefix + failure.id, failure.reason) for failure in chunk.failures]
             yield chunk
+
+    def reduce_to(self, max_side: int) -> None:
+        """Reduce pictures to this longer side on reading, unless one was chosen when the source was opened."""
+        reduce_to(self._reader, max_side)
 
     def close(self) -> None:
         """Close the source."""
@@ -137,6 +145,11 @@ class SeveralReader:
         """All entries of the first source, then of the next; no chunk crosses from one into the other."""
         for reader in self._readers:
             yield from reader.chunks(size)
+
+    def reduce_to(self, max_side: int) -> None:
+        """Reduce pictures to this longer side on reading, unless one was chosen when the source was opened."""
+        for reader in self._readers:
+            reader.reduce_to(max_side)
 
     def close(self) -> None:
         """Close all."""

@@ -148,6 +148,11 @@ class TableReader:
         for start in range(0, max(1, len(self._keep)), size):
             yield self._vector_chunk(self._keep[start : start + size], self._failures if start == 0 else [])
 
+    def reduce_to(self, max_side: int) -> None:
+        """Reduce pictures to this longer side on reading, unless one was chosen when the table was opened."""
+        if self._files is not None:
+            self._files.reduce_to(max_side)
+
     def close(self) -> None:
         """End the worker processes and free the rows."""
         if self._files is not None:
