@@ -32,6 +32,7 @@ _NAME = re.compile(r"(?P<set>.*?)[-_.]?(?P<what>images|labels)[-.]idx(?P<dimensi
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CLASS_FILES = ("labels.txt", "classes.txt", "label_names.txt")
 _BLOCK = 1 << 20
+_DEFLATE = 1032  # bytes that one can stand for at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +243,8 @@ def _read_stream(file: IO[bytes], path: Path) -> npt.NDArray[Any]:
     expected = math.prod(shape) * dtype.itemsize
     # Grown as the bytes come: a header that lies must not make us allocate what it says.
     values, packed = bytearray(), path.stat().st_size
+    if expected <= _DEFLATE * packed:  # it may be true: what it says is refused before it is read
+        check_expansion(str(path), packed, expected)
     while len(values) <= expected and (block := file.read(min(_BLOCK, expected - len(values) + 1))):
         values += block
         check_expansion(str(path), packed, len(values))
