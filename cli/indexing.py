@@ -51,7 +51,12 @@ _REMOVED_SHOWN = 5
 @click.option("--id-column", metavar="NAME", help="Column with the ids, of a CSV, JSONL or Parquet file.")
 @click.option("--path-column", metavar="NAME", help="Column with the paths of the pictures.")
 @click.option("--vector-column", metavar="NAME", help="Column with the vectors.")
-@click.option("--max-side", type=int, metavar="PX", help="Reduce larger pictures to this longer side while reading.")
+@click.option(
+    "--max-side",
+    type=click.IntRange(min=1),
+    metavar="PX",
+    help="Reduce larger pictures to this longer side while reading.",
+)
 @progress_option
 @json_option
 @example("embedstore index fashion.store pictures/\nembedstore index words.store words.npy --metric cosine")
@@ -86,20 +91,29 @@ def index(
     if no_labels:
         reader_options["labels"] = False
     settings = {"recall": recall, "factory": factory, "seed": seed}
+    from embedstore.ingest.spaces import FitOptions
+    from embedstore.truth import opening
+
+    FitOptions(encoder, dimension, image_size, fit_minutes, metric=metric).check()
     source = list(sources) if len(sources) > 1 else sources[0]
     opened, reader, made = _open(store, source, reader_options, settings, metric)
-    with opened:
-        report = opened.index(
-            reader,
-            prune=prune,
-            encoder=encoder,
-            dimension=dimension,
-            image_size=image_size,
-            fit_minutes=fit_minutes,
-            metric=metric,
-            progress=bars(progress),
-        )
-        total = len(opened)
+    try:
+        with opened:
+            report = opened.index(
+                reader,
+                prune=prune,
+                encoder=encoder,
+                dimension=dimension,
+                image_size=image_size,
+                fit_minutes=fit_minutes,
+                metric=metric,
+                progress=bars(progress),
+            )
+            total = len(opened)
+    except BaseException:
+        if made:
+            opening.discard_empty(store)
+        raise
     if as_json:
         output.emit({"store": store, "created": made, "items": total, **asdict(report)})
     else:

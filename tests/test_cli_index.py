@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import embedstore
 
@@ -138,6 +139,46 @@ def test_a_folder_with_other_things_and_a_file_are_never_made_stores(tmp_path: P
 )
 def test_what_a_store_was_made_with_is_never_silently_ignored(store: Path, words: list[str], said: str) -> None:
     assert said in refused("index", store, store.parent / "digits", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fit-minutes", -1], "can't be done in -1.0 minutes"),
+        (["--encoder", "nope"], "unknown encoder 'nope': use one of autoencoder, pca"),
+        (["--dimension", 0], "latents of 0 dimensions"),
+        (["--image-size", 5], "5 px"),
+    ],
+)
+def test_a_wish_that_no_fit_can_follow_is_refused_whether_or_not_there_is_a_store(
+    store: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    source = write_digits(tmp_path / "digits", 5)
+    for place in (tmp_path / "new", store):
+        assert said in refused("index", place, source, *words)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_first_run_that_fails_leaves_no_settings_behind(tmp_path: Path) -> None:
+    same = tmp_path / "same"
+    same.mkdir()
+    for number in range(3):
+        Image.new("L", (8, 8), 7).save(same / f"{number}.png")
+    assert "are the same" in refused("index", tmp_path / "s", same, "--encoder", "pca", "--seed", 3)
+    assert not (tmp_path / "s").exists()
+    source = write_digits(tmp_path / "digits", 20)
+    run("index", tmp_path / "s", source, "--encoder", "pca", "--dimension", 4, "--seed", 4)
+    with embedstore.open(tmp_path / "s") as opened:
+        assert opened.config.seed == 4
+
+
+def test_a_store_of_vectors_keeps_its_metric_and_one_of_pictures_its_image_size(store: Path, tmp_path: Path) -> None:
+    write_vectors(tmp_path / "v.npy", 20)
+    run("index", tmp_path / "s", tmp_path / "v.npy", "--vectors")
+    words = ["index", tmp_path / "s", tmp_path / "v.npy", "--vectors", "--metric"]
+    assert "compares by l2, not by cosine" in refused(*words, "cosine")
+    run(*words, "l2")
+    assert "px, not of 16" in refused("index", store, write_digits(tmp_path / "digits", 5), "--image-size", 16)
 
 
 def test_a_metric_is_refused_for_pictures(tmp_path: Path) -> None:

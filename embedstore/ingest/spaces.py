@@ -42,6 +42,24 @@ class FitOptions:
     seed: int = 0
     metric: str | Metric | None = None
 
+    def check(self) -> None:
+        """Raise InvalidArgument for what no fit could follow: before a source is read, or a store made for it."""
+        from embedstore import registry
+        from embedstore.encoders.preprocess import choose_image_size
+        from embedstore.fit import MAX_DIMENSION
+
+        known = registry.names("encoders")
+        if self.encoder is not None and self.encoder not in known:
+            raise InvalidArgument(f"unknown encoder {self.encoder!r}: use one of {', '.join(known)}")
+        if self.dimension is not None and not 1 <= self.dimension <= MAX_DIMENSION:
+            raise InvalidArgument(f"latents of {self.dimension} dimensions can't be fitted: use 1 to {MAX_DIMENSION}")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InvalidArgument(f"a fit can't be done in {self.minutes} minutes: give a positive number")
+        if self.image_size is not None:
+            choose_image_size([(1, 1)], self.image_size)
+        if self.metric is not None:
+            Metric.parse(self.metric)
+
 
 def prepare(
     writer: Writer, snapshots: Snapshots, reader: Reader, options: FitOptions, report: AddReport, *, progress: bool
@@ -93,7 +111,6 @@ def _fit(writer: Writer, reader: Reader, options: FitOptions, report: AddReport,
     from embedstore.encoders.preprocess import choose_image_size
 
     start = time.perf_counter()
-    choose_image_size([(1, 1)], options.image_size)  # a wish out of bounds is named before the source is read
     pictures, sizes = sample(reader, options, progress=progress)
     # From the originals' sizes: the sample was reduced while it was read.
     size, note = choose_image_size(sizes, options.image_size)
@@ -207,4 +224,8 @@ def check_encoder(space: Space, options: FitOptions, brings_vectors: bool) -> No
         raise EncoderMismatch(
             f"space {space.name!r} has {space.dimension} dimensions, not {options.dimension}: "
             "leave the dimension out, or use another store"
+        )
+    if options.metric is not None and Metric.parse(options.metric) is not space.metric:
+        raise InvalidArgument(
+            f"the store compares by {space.metric}, not by {Metric.parse(options.metric)}: leave the metric out"
         )

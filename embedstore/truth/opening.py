@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from embedstore.config import StoreConfig
 from embedstore.durable import WriteLock, sync_directory, writing
-from embedstore.errors import InvalidArgument, NotAStore, StoreDamaged, StoreExists, StoreNotFound, StoreReadOnly
+from embedstore.errors import (
+    EmbedstoreError,
+    InvalidArgument,
+    NotAStore,
+    StoreDamaged,
+    StoreExists,
+    StoreNotFound,
+    StoreReadOnly,
+)
 from embedstore.metadata import catalog, migrate
 from embedstore.metadata.database import Database
 from embedstore.metadata.migrate import HEAD
@@ -71,6 +79,25 @@ def create(directory: Path, config: StoreConfig) -> None:
         draft.rename(directory / layout.DATABASE)
         sync_directory(directory)
         sync_directory(directory.absolute().parent)
+
+
+def discard_empty(directory: Path) -> None:
+    """Remove a store that holds nothing, not even an interrupted fit: what was settled for it must not stay."""
+    with suppress(EmbedstoreError, OSError):
+        database = Database(directory / layout.DATABASE)
+        try:
+            with WriteLock(directory / layout.LOCK, 0).held("removing the empty store"), database.read() as connection:
+                if catalog.read_state(connection).seq or catalog.read_spaces(connection)[0]:
+                    return
+                if any((directory / layout.MODELS).iterdir()):
+                    return
+                for folder in (layout.SEGMENTS, layout.TIERS, layout.MODELS):
+                    (directory / folder).rmdir()
+                for name in (layout.DATABASE, f"{layout.DATABASE}-journal", layout.LOCK):
+                    (directory / name).unlink(missing_ok=True)
+        finally:
+            database.close()
+        directory.rmdir()
 
 
 def open_database(directory: Path, *, read_only: bool) -> tuple[Database, dict[str, Any], Path | None]:
