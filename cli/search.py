@@ -133,18 +133,22 @@ def _check_file(path: Path) -> None:
 def _load(path: Path) -> Any:
     """The array in an .npy file: (d,) or (n, d), of numbers."""
     _check_file(path)
+    from tokenize import TokenError
+
     import numpy as np
 
     from embedstore.errors import InvalidVector, SourceError
 
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            archive = file.read(2) == b"PK"
+        # Mapped: a header that promises more numbers than there are can't make us allocate them.
+        array = None if archive else np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         raise SourceError(f"{path} can't be read: {error.strerror or error}") from None
-    except (ValueError, EOFError):
+    except (ValueError, EOFError, OverflowError, SyntaxError, TokenError):
         raise SourceError(f"{path} is no .npy file of numbers: numpy.save writes one") from None
-    if not isinstance(array, np.ndarray):
-        array.close()
+    if array is None:
         raise SourceError(f"{path} is an .npz: save the one array that you want to search with as .npy")
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or not array.size:
         raise InvalidVector(f"{path} holds {array.dtype} {array.shape}: a query is numbers of shape (d,) or (n, d)")

@@ -89,7 +89,7 @@ def main() -> None:
     downloads = Path(__file__).parent.parent / ".data"
     source = named or from_debian() or from_home(downloads) or digits(downloads)
     run("index", str(STORE), str(source))
-    query = "test/00000" if source.is_dir() else "0"
+    query = "test/00000" if source.is_dir() else "digits/00000"
     run("search", str(STORE), query, "-k", "18", "-o", str(SHEET))
     run("search", str(STORE), query, "-k", "5", "--where", "label != 'Ankle boot'" if source.is_dir() else "label != 0")
     run("recall", str(STORE))

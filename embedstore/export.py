@@ -96,6 +96,8 @@ def export(
         DiskFull: no room; nothing is left behind.
     """
     path = Path(path)
+    if not path.name:
+        raise InvalidArgument(f"{path} has no name: name the file or folder to export to")
     name = _format(path, format)
     done = Exported(path, name)
     writers = {"jsonl": _jsonl, "csv": _csv, "npz": _npz, "parquet": _parquet, "dataset": _dataset}

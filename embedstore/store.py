@@ -269,6 +269,7 @@ class Store:
         exact: bool = False,
         recall: float | None = None,
         space: str | None = None,
+        explain: bool = False,
     ) -> Hits | list[Hits]:
         """The k nearest items to a query, or to each of several.
 
@@ -280,6 +281,7 @@ class Store:
             exact: compare with every item.
             recall: aim at this recall@10 instead of the store's.
             space: its name; default the default space.
+            explain: add to ``Hits.stats`` what the stages took, in seconds of all queries together.
 
         Returns:
             Hits, or a list of them for several queries. ``Hits.stats`` says how they were found.
@@ -294,7 +296,7 @@ class Store:
             return self._searcher.nothing() if is_single(query) else [self._searcher.nothing() for _ in query]
         resolved = resolve(query, view, self._database, lambda p: self._encoder(view.space).encode(p))
         hits = self._searcher.search(
-            view, resolved.vectors, k, matching=where, exact=exact, recall=recall, without=resolved.own
+            view, resolved.vectors, k, matching=where, exact=exact, recall=recall, without=resolved.own, explain=explain
         )
         return hits[0] if resolved.single else hits
 
@@ -349,7 +351,7 @@ class Store:
 
         shared = self._searcher, self._database, self._snapshots
         found = records.stream(*shared, matching=where, space=space, vectors=vectors, progress=progress)
-        return export.export(found.records, Path(path), format, keys=found.keys, vectors=vectors and found.count > 0)
+        return export.export(found.records, Path(path), format, keys=found.keys, dimension=found.dimension)
 
     def close(self) -> None:
         """Close the store; snapshots' memory maps live on while an answer still holds one."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -264,3 +266,39 @@ def test_metadata_of_every_json_kind_comes_back(tmp_path: Path) -> None:
         store.add_vectors(["ä 'x' \"y\" %_"], vectors(1), [data])
         assert store.get("ä 'x' \"y\" %_")["metadata"] == data
         assert store.search(vectors(1)[0])[0] == Hit("ä 'x' \"y\" %_", 0.0, 0.0, data)
+
+
+def test_explain_says_what_the_stages_took(store: Store) -> None:
+    assert "seconds" not in store.search(noise(9, 8, 3, seed=50)).stats
+    found = store.search(noise(9, 8, 3, seed=50), where="n < 6", explain=True)
+    assert list(found.stats["seconds"]) == ["filter", "search", "ids"]
+    assert all(seconds >= 0 for seconds in found.stats["seconds"].values())
+
+
+def test_a_picture_is_asked_for_upright_however_it_is_given(store: Store, tmp_path: Path) -> None:
+    turned = image_of(noise(9, 8, 3, seed=50))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as opened:
+        by_image, by_path = store.search(opened), store.search(tmp_path / "turned.png")
+    assert by_image.distances.tolist() == by_path.distances.tolist()
+    assert by_image.distances.tolist() != store.search(turned.transpose(Image.Transpose.ROTATE_180)).distances.tolist()
+
+
+def test_connections_end_with_their_threads(store: Store) -> None:
+    query = noise(9, 8, 3, seed=50)
+    store.search(query)
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    for _ in range(30):
+        thread = threading.Thread(target=lambda: [store.search(query).ids for _ in range(2)])
+        thread.start()
+        thread.join()
+    if before is not None:
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def test_an_export_without_items_has_the_vectors_column(store: Store, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    store.export(tmp_path / "none.parquet", where="n > 100")
+    assert "vector" in pq.read_schema(tmp_path / "none.parquet").names

@@ -260,5 +260,7 @@ class HotReader:
         return int(self._connection.execute("SELECT seq FROM state").fetchone()[0])
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; so does the end of the thread that it was made for."""
         self._connection.close()
+
+    __del__ = close

@@ -33,11 +33,13 @@ class Stream:
         records: batch by batch.
         keys: every metadata key that occurs, sorted.
         count: number of items.
+        dimension: of their vectors; None without any.
     """
 
     records: Iterator[Records]
     keys: list[str]
     count: int
+    dimension: int | None
 
 
 def stream(
@@ -66,7 +68,9 @@ def stream(
         if snapshot.seq == seq:
             break
     view = snapshot.view(space)
-    return Stream(_batches(searcher, view if vectors else None, found, progress), keys, len(found))
+    view = view if vectors else None
+    dimension = None if view is None else view.space.dimension
+    return Stream(_batches(searcher, view, found, progress), keys, len(found), dimension)
 
 
 def _batches(

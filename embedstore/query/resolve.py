@@ -130,10 +130,9 @@ def as_picture(value: Any) -> Picture | None:
             return as_picture(Image.fromarray(value))
         return value[:, :, None] if value.ndim == 2 else value
     if hasattr(value, "getbands") and hasattr(value, "convert"):
-        from embedstore.readers.decode import to_grey_or_rgb
+        from embedstore.readers.decode import to_picture
 
-        pixels = np.asarray(to_grey_or_rgb(value))
-        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+        return to_picture(value)
     return None
 
 

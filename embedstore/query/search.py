@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +59,7 @@ class Searcher:
         exact: bool = False,
         recall: float | None = None,
         without: npt.NDArray[np.int64] | None = None,
+        explain: bool = False,
     ) -> list[Hits]:
         """Hits of each query vector, all of one commit.
 
@@ -68,22 +71,33 @@ class Searcher:
             exact: scan everything.
             recall: to aim at.
             without: int64 (nq,): the row to leave out of each answer (the query's own).
+            explain: add what the stages took to the answers' stats.
         """
         space = view.space.name
         allowed = None
         while True:
+            clock = [time.perf_counter()] if explain else None
             if matching is not None:
                 view, allowed = self._match(matching, space)
+                if clock:
+                    clock.append(time.perf_counter())
             answer = self.engine.search(
                 view, vectors, k + (without is not None), allowed=allowed, only_exact=exact, recall=recall
             )
+            if clock:
+                clock.append(time.perf_counter())
             try:
                 if without is None:
-                    return [self._hits(view, answer, i) for i in range(len(vectors))]
-                return [self._hits(view, answer, i, int(row), k) for i, row in enumerate(without)]
+                    hits = [self._hits(view, answer, i) for i in range(len(vectors))]
+                else:
+                    hits = [self._hits(view, answer, i, int(row), k) for i, row in enumerate(without)]
             except KeyError:
                 # An item of the answer was deleted, and its id forgotten, since the snapshot was taken.
                 view = self._snapshots.current().spaces[space]
+                continue
+            if clock:
+                _explain(answer.stats, [*clock, time.perf_counter()])
+            return hits
 
     def _hits(self, view: SpaceView, answer: Answer, index: int, without: int | None = None, k: int = 0) -> Hits:
         positions, distances = answer.positions[index], answer.distances[index]
@@ -190,6 +204,11 @@ class Searcher:
     def read_images(self, rows: npt.NDArray[np.int64]) -> list[Image.Image | None]:
         """Stored pictures of rows, in order."""
         return pictures.read(self._directory, self._database, rows)
+
+
+def _explain(stats: dict[str, Any], clock: list[float]) -> None:
+    stages = (["filter"] if len(clock) == 4 else []) + ["search", "ids"]
+    stats["seconds"] = {stage: end - start for stage, (start, end) in zip(stages, pairwise(clock), strict=True)}
 
 
 class _TooMuchError(Exception):

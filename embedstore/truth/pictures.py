@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,7 +97,7 @@ def _read(directory: Path, database: Database, rows: npt.NDArray[np.int64]) -> l
 
 
 def _decode(blob: bytes, form: str, path: Path) -> Image.Image:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         if form.startswith("raw:"):
@@ -104,6 +105,6 @@ def _decode(blob: bytes, form: str, path: Path) -> Image.Image:
             return to_image(np.frombuffer(blob, dtype=np.uint8).reshape(height, width, channels))
         image = Image.open(io.BytesIO(blob), formats=_FORMATS)
         image.load()
-    except (ValueError, OSError, UnidentifiedImageError) as error:
+    except (ValueError, OSError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise StoreDamaged(f"{path}: a thumbnail can't be decoded ({error}): run embedstore verify") from None
     return image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,7 @@ class Snapshots:
         self._clock = Clock(database.path)
         self._lock = threading.Lock()
         self._local = threading.local()
-        self._hot: list[HotReader] = []
+        self._hot: weakref.WeakSet[HotReader] = weakref.WeakSet()  # of threads that live
         self._current: Snapshot | None = None
 
     def current(self) -> Snapshot:
@@ -107,14 +108,13 @@ class Snapshots:
         reader: HotReader | None = getattr(self._local, "reader", None)
         if reader is None:
             reader = self._local.reader = HotReader(self._database.raw())
-            self._hot.append(reader)
+            self._hot.add(reader)
         return reader
 
     def close(self) -> None:
         """Close connections and memory maps."""
-        for reader in self._hot:
+        for reader in list(self._hot):
             reader.close()
-        self._hot.clear()
         self._local = threading.local()
         self._current = None
 
