@@ -47,6 +47,7 @@ _REMOVED_SHOWN = 5
 @click.option("--reader", "kind", metavar="NAME", help="Read SOURCE as folder, idx, arrays, table, or a plugin's kind.")
 @click.option("--key", metavar="NAME", help="Array to read from an .npz.")
 @click.option("--split", metavar="NAME", help="Only this split of a source that has several, e.g. train.")
+@click.option("--id-prefix", metavar="TEXT", help="Before every id, so that two sources' ids don't meet.")
 @click.option("--no-labels", is_flag=True, help="Don't take the names of a folder's subfolders as labels.")
 @click.option("--id-column", metavar="NAME", help="Column with the ids, of a CSV, JSONL or Parquet file.")
 @click.option("--path-column", metavar="NAME", help="Column with the paths of the pictures.")

@@ -14,6 +14,7 @@ import embedstore
 from embedstore.errors import (
     EmbedstoreError,
     InvalidArgument,
+    ModelInvalid,
     NotAStore,
     SourceError,
     StoreClosed,
@@ -323,3 +324,26 @@ def test_a_directory_that_may_not_be_entered_is_named(tmp_path: Path) -> None:
         assert in_child(task) == 0
     finally:
         os.chmod(tmp_path / "hidden", 0o755)  # noqa: S103
+
+
+@pytest.mark.parametrize("how", ["fifo", "link"])
+def test_a_model_s_file_is_read_and_copied_only_where_it_is_a_regular_file(tmp_path: Path, how: str) -> None:
+    pictures = np.stack([noise(8, 8, 1, seed) for seed in range(12)])
+    with embedstore.create(tmp_path / "s") as made:
+        made.index(pictures, encoder="pca", dimension=4, progress=False)
+    (config,) = (tmp_path / "s" / "models").glob("*.json")
+    (tmp_path / "secret").write_text("{}")
+    config.unlink()
+    if how == "fifo":
+        os.mkfifo(config)
+    else:
+        config.symlink_to(tmp_path / "secret")
+    (tmp_path / "s" / "models" / "other.json").symlink_to(tmp_path / "secret")
+    with embedstore.open(tmp_path / "s") as opened:
+        refused(ModelInvalid, "can't be read", lambda: opened.search(pictures[0]))
+        assert not opened.verify().ok
+        refused(StoreDamaged, config.name, lambda: opened.backup(tmp_path / "copy"))
+    config.unlink()
+    with embedstore.open(tmp_path / "s") as opened:
+        opened.backup(tmp_path / "copy")
+    assert not (tmp_path / "copy" / "models" / "other.json").exists()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 from embedstore.encoders.preprocess import MAX_SIZE
-from embedstore.errors import EncoderMismatch, SourceError
+from embedstore.errors import EmbedstoreError, EncoderMismatch, SourceError
 from embedstore.ingest import pipeline, spaces
 from embedstore.ingest.pipeline import Target
 from embedstore.ingest.spaces import FitOptions
 from embedstore.metadata.catalog import Space
+from embedstore.models.weights import read_config
 from embedstore.readers.open import open_reader
 from embedstore.readers.pieces import reduce_to
 from embedstore.truth import tiers
@@ -92,9 +92,9 @@ def _side_of_encoder(writer: Writer, snapshots: Snapshots) -> int:
     if view is None or not view.space.encoder:
         return 0
     try:
-        config = json.loads((writer.directory / MODELS / f"{view.space.fingerprint}.json").read_bytes())
+        config = read_config(writer.directory / MODELS, view.space.fingerprint)
         model = config.get("model", config)
         height, width = model.get("image_size") or (model["height"], model["width"])
         return min(MAX_SIZE, max(int(height), int(width)))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (EmbedstoreError, ValueError, TypeError, KeyError, AttributeError):
         return 0  # whoever encodes will say what is wrong with the file

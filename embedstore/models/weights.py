@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import re
+import stat
 import struct
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -103,9 +104,7 @@ def read(directory: Path, name: str, layout: Callable[[dict[str, Any]], Layout])
     Raises:
         ModelInvalid: for anything missing, too large, or other than the config implies or the fingerprint says.
     """
-    if not re.fullmatch(r"[0-9a-f]{64}", name):  # it becomes a file name
-        raise ModelInvalid(f"{name[:80]!r} is no fingerprint of a model: 64 hexadecimal digits are meant")
-    config = read_json(directory / f"{name}.json")
+    config = read_config(directory, name)
     weights = read_arrays(directory / f"{name}.safetensors", layout(config))
     found = fingerprint(weights, config)
     if found != name:
@@ -113,10 +112,26 @@ def read(directory: Path, name: str, layout: Callable[[dict[str, Any]], Layout])
     return weights, config
 
 
+def _opened(path: Path) -> BinaryIO:
+    """A regular file: a store that someone else made can't send us elsewhere by a link, or have us wait for a FIFO."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_config(directory: Path, name: str) -> dict[str, Any]:
+    """The config of the model of this fingerprint."""
+    if not re.fullmatch(r"[0-9a-f]{64}", name):  # it becomes a file name
+        raise ModelInvalid(f"{name[:80]!r} is no fingerprint of a model: 64 hexadecimal digits are meant")
+    return read_json(directory / f"{name}.json")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of bounded size."""
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             text = file.read(CONFIG_LIMIT + 1)
     except OSError as error:
         raise ModelInvalid(
@@ -141,7 +156,7 @@ def read_arrays(path: Path, layout: Layout) -> Weights:
         raise ModelInvalid(f"the config beside {path} implies {total:,} bytes of weights: more than is allowed")
     weights: Weights = {}
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
             if length > HEADER_LIMIT:

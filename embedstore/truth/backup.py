@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,8 @@ from embedstore.progress import Progress
 from embedstore.truth import layout
 from embedstore.truth.writer import Writer
 from embedstore.vectors.segments import HEADER, fault
+
+_MODEL = re.compile(r"[0-9a-f]{64}\.(json|safetensors)")
 
 
 def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
@@ -53,7 +58,8 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
                 files += [(layout.TIERS, tier.name, -1) for tier in catalog.read_tiers(connection)]
         finally:
             database.close()
-        files += [(layout.MODELS, path.name, -1) for path in (writer.directory / layout.MODELS).glob("*.*")]
+        models = (writer.directory / layout.MODELS).glob("*.*")
+        files += [(layout.MODELS, path.name, -1) for path in models if _MODEL.fullmatch(path.name)]
         with Progress("copying", len(files), progress, "files") as bar:
             for folder, name, length in files:
                 source = writer.directory / folder / name
@@ -69,7 +75,14 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
 
 def _copy(source: Path, target: Path, length: int) -> None:
     """Copy a file; of a segment only what is committed."""
-    with source.open("rb") as old, target.open("wb") as new:
+    # Not through a link, and not waiting for a FIFO: what someone else put there is no part of the store.
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise StoreDamaged(f"{source} can't be read ({error.strerror}): check its permissions") from None
+    with os.fdopen(descriptor, "rb") as old, target.open("wb") as new:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise StoreDamaged(f"{source} is no regular file: restore it, or remove it where it doesn't belong")
         shutil.copyfileobj(old, new, 2**20)
         if length >= 0:
             new.truncate(length)
