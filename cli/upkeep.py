@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def backup(store: Path, target: Path, progress: bool | None, as_json: bool) -> N
     """
     import embedstore
 
-    with embedstore.open(store) as opened:
+    with embedstore.open(store, read_only=not os.access(store, os.W_OK)) as opened:
         count = opened.backup(target, progress=bars(progress))
     if as_json:
         output.emit({"path": target, "bytes": count})

@@ -144,7 +144,7 @@ def test_a_backup_without_room_leaves_nothing_behind(tmp_path: Path) -> None:
             store.add_vectors([str(i) for i in range(1000)], vectors(1000, dimension=D))
             for size in (10_000, 200_000):  # no room for the database, or for a segment
                 limit(size)
-                refused(DiskFull, None, lambda: store.backup(tmp_path / "copy"))
+                refused(DiskFull, str(tmp_path / "copy"), lambda: store.backup(tmp_path / "copy"))
                 assert [path.name for path in tmp_path.iterdir()] == ["a.store"]
             limit(resource.RLIM_INFINITY)
             store.backup(tmp_path / "copy")

@@ -105,16 +105,23 @@ class Database:
         except sqlite3.Error as error:
             raise self.sentence(error) from error
 
-    def sentence(self, error: BaseException | None) -> EmbedstoreError:
-        """The error of ours that says what a SQLite error means for the user."""
+    def sentence(self, error: BaseException | None, written: Path | None = None) -> EmbedstoreError:
+        """The error of ours that says what a SQLite error means for the user.
+
+        Args:
+            error: SQLite's.
+            written: the directory that was written to, where it isn't the store's.
+        """
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         place = self.path.parent
         if code == sqlite3.SQLITE_FULL:
-            return DiskFull(f"no room left for {place}: free some space and run the same command again")
+            return DiskFull(f"no room left for {written or place}: free some space and run the same command again")
         if code == sqlite3.SQLITE_IOERR:
             if getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ):
                 return StoreDamaged(f"{place}/store.db can't be read ({error}): check the disk, or restore a backup")
-            return DiskFull(f"can't write to {place} ({error}): check free space, quota and file-size limits")
+            return DiskFull(
+                f"can't write to {written or place} ({error}): check free space, quota and file-size limits"
+            )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return StoreBusy(f"{place} is locked by another program that reads or writes store.db: try again later")
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
@@ -131,12 +138,19 @@ class Database:
         """A DBAPI connection of the caller's own (one a thread), for the few reads that must take microseconds."""
         return self._connect()
 
-    def copy_to(self, target: Path) -> None:
-        """SQLite's online backup, synced: whole even while another process commits; what was at ``target`` goes."""
-        with self._translated():
-            target.unlink(missing_ok=True)
+    def copy_to(self, target: Path, named: Path | None = None) -> None:
+        """SQLite's online backup, synced: whole even while another process commits; what was at ``target`` goes.
+
+        Args:
+            target: the file.
+            named: what an error about writing names instead of its directory.
+        """
+        target.unlink(missing_ok=True)
+        try:
             with closing(sqlite3.connect(target)) as new, closing(self._connect()) as old:
                 old.backup(new)
+        except sqlite3.Error as error:
+            raise self.sentence(error, named or target.parent) from error
 
     def close(self) -> None:
         """Close all connections that are not in use."""

@@ -32,7 +32,7 @@ _SCAN_SHARE = 0.15
 _LOAD_FACTOR = 2.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: each field would be set by a call of its own, in every search
 class Answer:
     """Positions and distances of the nearest, padded with -1 and inf where there are fewer than k.
 

@@ -28,7 +28,7 @@ class ItemRef:
     id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: each field would be set by a call of its own, in every search
 class Resolved:
     """Queries as vectors.
 

@@ -39,7 +39,7 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
     with writer.frozen("making a backup"), writing(target), _removed_on_failure(draft):
         shutil.rmtree(draft, ignore_errors=True)
         layout.make(draft)
-        writer.database.copy_to(draft / layout.DATABASE)
+        writer.database.copy_to(draft / layout.DATABASE, named=target)
         _sync(draft / layout.DATABASE)
         # What the copy names, not what the original names by now.
         database = Database(draft / layout.DATABASE, read_only=True)
