@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+import zlib
 from pathlib import Path
 
 # SHA-256 of the uncompressed files: the packages compress them differently.
@@ -58,7 +59,7 @@ def from_home(folder: Path) -> Path | None:
             if hashlib.sha256(gzip.decompress(data)).hexdigest() != expected:
                 say(f"{name} from {HOME} is not the file that was expected")
                 return None
-        except OSError as error:
+        except (OSError, EOFError, zlib.error) as error:  # no network, or a page where the file should be
             say(f"no download: {error}")
             return None
         (folder / name).write_bytes(data)

@@ -28,7 +28,7 @@ from embedstore.truth import backup, compact, layout, opening, pictures, tiers
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.truth.writer import Writer
 from embedstore.types import AddReport, Encoder, Item, Latent, Metadata, Metric, Vectors
-from embedstore.validate import as_vectors, check_dimension, check_k, check_recall, id_fault
+from embedstore.validate import as_ids, as_vectors, check_dimension, check_k, check_recall, id_fault
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -162,7 +162,7 @@ class Store:
         self._open()
         array = as_vectors(vectors)
         vector_ingest.check_columns(ids, array, metadata, sources)  # before a first call fixes the dimension
-        space = spaces.for_vectors(self._writer, self._snapshots, array.shape[1], metric, encoder)
+        space = spaces.for_vectors(self._writer, self._snapshots, array.shape[1], metric, encoder, array)
         report = vector_ingest.add_vectors(self._target(space), ids, array, metadata, sources)
         self._build(report, check=False, progress=progress)
         return report
@@ -189,7 +189,7 @@ class Store:
             raise InvalidArgument("delete takes either ids or where")
         if where is not None:
             return self._writer.delete_where(self._searcher.condition(where))
-        names = [ids] if isinstance(ids, str) else list(ids or ())
+        names = as_ids(ids)
         for name in names:
             if (fault := id_fault(name)) is not None:
                 raise InvalidArgument(f"{name!r} can't be deleted: {fault}")

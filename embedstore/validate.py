@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -89,6 +89,15 @@ def check_recall(recall: float | None) -> None:
     number = isinstance(recall, (int, float, np.number)) and not isinstance(recall, bool)
     if recall is not None and not (number and 0.0 < recall <= 1.0):
         raise InvalidArgument(f"recall is {recall!r}, but must be above 0 and at most 1")
+
+
+def as_ids(ids: object) -> list[Any]:
+    """One id or several as a list; what can't be an id in it is no item's."""
+    if isinstance(ids, str):
+        return [ids]
+    if not isinstance(ids, Iterable):
+        raise InvalidArgument(f"an id must be text, not {type(ids).__name__}")
+    return list(ids)
 
 
 def id_fault(name: object) -> str | None:

@@ -348,3 +348,24 @@ def test_pictures_and_vectors_can_not_be_mixed(store: Store) -> None:
     refused(NoDecoder, "no decoder", lambda: store.reconstruct("a"))
     refused(EncoderMismatch, "brings pictures, but space", lambda: store.index([noise()], progress=False))
     refused(UnknownSpace, "no space is named 'other'", lambda: store.search(vectors(1)[0], space="other"))
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [([[np.inf] * 7], "none of the 1 vectors can be stored: the vector has NaN"), (np.zeros((0, 4)), "")],
+)
+def test_vectors_that_can_not_be_stored_do_not_fix_the_dimension(tmp_path: Path, bad: Any, said: str) -> None:
+    with embedstore.create(tmp_path / "s") as store:
+        with pytest.raises(InvalidVector, match=said or "none was given"):
+            store.add_vectors(["a"] * len(bad), bad)
+        assert store.add_vectors(["a"], vectors(1)).added == 1
+
+
+def test_ids_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    with embedstore.create(tmp_path / "s") as store:
+        store.add_vectors(["a"], vectors(1))
+        with pytest.raises(InvalidArgument, match="every id must be text"):
+            store.add_vectors([["a"]], vectors(1))  # type: ignore[list-item]
+        with pytest.raises(InvalidArgument, match="an id must be text, not int"):
+            store.delete(5)  # type: ignore[arg-type]
+        assert store.ids() == ["a"]

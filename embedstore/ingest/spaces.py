@@ -8,7 +8,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from embedstore.errors import EncoderMismatch, InvalidArgument, SourceError
+from embedstore.errors import EncoderMismatch, InvalidArgument, InvalidVector, SourceError
 from embedstore.ingest.pipeline import CHUNK
 from embedstore.metadata.catalog import Space
 from embedstore.progress import Progress
@@ -17,7 +17,7 @@ from embedstore.truth.pictures import to_image
 from embedstore.truth.snapshot import Snapshots
 from embedstore.truth.writer import Writer
 from embedstore.types import AddReport, Metric, Picture, Pictures, Reader, Vectors
-from embedstore.validate import as_vectors
+from embedstore.validate import as_vectors, vector_faults
 
 DEFAULT = "default"
 
@@ -82,11 +82,17 @@ def prepare(
 
 
 def for_vectors(
-    writer: Writer, snapshots: Snapshots, dimension: int, metric: str | Metric | None, fingerprint: str = ""
+    writer: Writer,
+    snapshots: Snapshots,
+    dimension: int,
+    metric: str | Metric | None,
+    fingerprint: str = "",
+    vectors: Vectors | None = None,
 ) -> Space:
     """The default space, made for precomputed vectors where the store has none.
 
     Raises:
+        InvalidVector: the store has none, and all of ``vectors`` are faulty: a mistake must not fix the dimension.
         InvalidArgument: another metric than that of the space that is there.
         EncoderMismatch: ``fingerprint`` isn't that of the space's encoder.
     """
@@ -94,6 +100,10 @@ def for_vectors(
     view = snapshots.known().view() or snapshots.current().view()
     if view is None:
         chosen = Metric.parse(metric or Metric.L2)
+        faults = {} if vectors is None else vector_faults(vectors, chosen)
+        if vectors is not None and len(faults) == len(vectors):
+            reason = next(iter(faults.values()), "none was given")
+            raise InvalidVector(f"none of the {len(vectors)} vectors can be stored: {reason}")
         writer.add_space(name=DEFAULT, encoder="", fingerprint="", dimension=dimension, metric=chosen)
         return snapshots.current().spaces[DEFAULT].space
     if metric is not None and Metric.parse(metric) is not view.space.metric:

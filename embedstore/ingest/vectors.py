@@ -45,7 +45,10 @@ def add_vectors(
     faults = vector_faults(vectors, target.space.metric)
     texts = ["{}"] * len(ids)
     chosen = []
-    last = last_of_each(ids)
+    try:
+        last = last_of_each(ids)
+    except TypeError:
+        raise InvalidArgument("every id must be text: one of them is a list or a dict") from None
     if len(last) < len(ids):
         report.notes.append(f"{len(ids) - len(last)} ids came more than once: the last of each is kept")
     for index in last:
