@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -157,8 +159,6 @@ def make_pca(channels: int = 3, seed: int = 0) -> PcaEncoder:
 
 
 def make_trained(channels: int = 3, seed: int = 0) -> TrainedEncoder:
-    import torch
-
     from embedstore.models.training import new_model
 
     config = AutoencoderConfig((20, 28), channels, 6, stem=4, width=8)
@@ -196,6 +196,26 @@ def test_a_picture_has_the_same_latent_bit_for_bit_whatever_it_is_encoded_with(m
         np.testing.assert_array_equal(encoder.encode(many[start:stop]), latents[start:stop])
     backwards = encoder.encode([many[row] for row in range(699, -1, -1)])
     np.testing.assert_array_equal(backwards[::-1], latents)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_encodes_and_decodes_as_the_cpu_does() -> None:
+    gpu, cpu = make_trained(), make_trained()
+    cpu._device = torch.device("cpu")
+    many = pictures(300, seed=5)
+    latents = gpu.encode(many)
+    assert gpu._fast.encoder.linear.weight.is_cuda
+    np.testing.assert_allclose(latents, cpu.encode(many), atol=1e-4)
+    assert np.abs(gpu.decode(latents).astype(int) - cpu.decode(latents)).max() <= 1
+    assert gpu.fingerprint == cpu.fingerprint
+
+
+def test_threads_that_encode_at_once_get_what_one_gets() -> None:
+    encoder, many = make_trained(), pictures(40, seed=5)
+    expected = make_trained().encode(many)
+    with ThreadPoolExecutor(4) as threads:
+        for latents in threads.map(encoder.encode, [many] * 8):
+            np.testing.assert_array_equal(latents, expected)
 
 
 @both
