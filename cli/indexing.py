@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -93,28 +93,22 @@ def index(
         reader_options["labels"] = False
     settings = {"recall": recall, "factory": factory, "seed": seed}
     from embedstore.ingest.spaces import FitOptions
-    from embedstore.truth import opening
 
     FitOptions(encoder, dimension, image_size, fit_minutes, metric=metric).check()
     source = list(sources) if len(sources) > 1 else sources[0]
     opened, reader, made = _open(store, source, reader_options, settings, metric)
-    try:
-        with opened:
-            report = opened.index(
-                reader,
-                prune=prune,
-                encoder=encoder,
-                dimension=dimension,
-                image_size=image_size,
-                fit_minutes=fit_minutes,
-                metric=metric,
-                progress=bars(progress),
-            )
-            total = len(opened)
-    except BaseException:
-        if made:
-            opening.discard_empty(store)
-        raise
+    with opened:
+        report = opened.index(
+            reader,
+            prune=prune,
+            encoder=encoder,
+            dimension=dimension,
+            image_size=image_size,
+            fit_minutes=fit_minutes,
+            metric=metric,
+            progress=bars(progress),
+        )
+        total = len(opened)
     if as_json:
         output.emit({"store": store, "created": made, "items": total, **asdict(report)})
     else:
@@ -140,8 +134,11 @@ def _open(
     given = {name: value for name, value in settings.items() if value is not None}
     with ExitStack() as stack:
         opened = stack.enter_context(embedstore.open(store)) if opening.exists(store) else None
-        if opened is not None:
-            _check_settings(opened, given)
+        differing = [] if opened is None else [name for name in given if getattr(opened.config, name) != given[name]]
+        if opened is not None and differing:
+            if not opening.settle(store, given):
+                _refuse(opened, differing[0])
+            opened = stack.enter_context(embedstore.open(store))
         reader = open_reader(source, **reader_options)
         stack.callback(reader.close)
         if metric is not None:
@@ -162,15 +159,13 @@ def _check_metric(reader: Reader, metric: str) -> None:
         )
 
 
-def _check_settings(store: Store, given: dict[str, Any]) -> None:
+def _refuse(store: Store, name: str) -> NoReturn:
     """Raise InvalidArgument for what was settled when the store was made, and is given differently now."""
-    for name, value in given.items():
-        kept = getattr(store.config, name)
-        if kept != value:
-            raise InvalidArgument(
-                f"{store.path} was made with {name} {'by size' if kept is None else kept}, which stays: "
-                f"leave --{name} out, or make another store"
-            )
+    kept = getattr(store.config, name)
+    raise InvalidArgument(
+        f"{store.path} was made with {name} {'by size' if kept is None else kept}, which stays: "
+        f"leave --{name} out, or make another store"
+    )
 
 
 def _print(report: AddReport, store: Path, total: int) -> None:

@@ -164,12 +164,43 @@ def test_a_first_run_that_fails_leaves_no_settings_behind(tmp_path: Path) -> Non
     same.mkdir()
     for number in range(3):
         Image.new("L", (8, 8), 7).save(same / f"{number}.png")
-    assert "are the same" in refused("index", tmp_path / "s", same, "--encoder", "pca", "--seed", 3)
-    assert not (tmp_path / "s").exists()
+    words = ["index", tmp_path / "s", same, "--encoder", "pca"]
+    assert "are the same" in refused(*words, "--seed", 3, "--recall", 0.9)
+    assert "at most 1" in refused(*words, "--recall", 2)
+    assert "nonsense" in refused(*words, "--factory", "nonsense")
     source = write_digits(tmp_path / "digits", 20)
     run("index", tmp_path / "s", source, "--encoder", "pca", "--dimension", 4, "--seed", 4)
     with embedstore.open(tmp_path / "s") as opened:
-        assert opened.config.seed == 4
+        assert (opened.config.seed, opened.config.recall) == (4, 0.9)
+    assert "was made with seed 4, which stays" in refused("index", tmp_path / "s", source, "--seed", 5)
+
+
+def test_a_source_of_which_nothing_can_be_read_is_refused_with_the_first_reasons(tmp_path: Path) -> None:
+    for name in "abcd":
+        (tmp_path / "bad").mkdir(exist_ok=True)
+        (tmp_path / "bad" / f"{name}.png").write_bytes(b"no picture" if name > "a" else b"")
+    said = refused("index", tmp_path / "s", tmp_path / "bad", "--encoder", "pca")
+    assert " has no picture that can be read: a.png: the file is empty; b.png, c.png: is no picture" in said
+    assert said.endswith("; and 1 more")
+    np.save(tmp_path / "v.npy", np.full((2, 3), np.nan, np.float32))
+    said = refused("index", tmp_path / "v", tmp_path / "v.npy", "--vectors")
+    assert "has no readable vector: v/00000, v/00001: " in said
+
+
+def test_large_pictures_are_read_as_the_library_reads_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    (tmp_path / "big").mkdir()
+    for number in range(4):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        coarse.resize((800, 600)).save(tmp_path / "big" / f"{number}.jpg")
+    for words in ([], ["--image-size", 100]):
+        store = tmp_path / f"cli{len(words)}"
+        run("index", store, tmp_path / "big", "--encoder", "pca", "--dimension", 2, *words)
+        with embedstore.create(tmp_path / f"library{len(words)}") as library, embedstore.open(store) as opened:
+            size = 100 if words else None
+            library.index(tmp_path / "big", encoder="pca", dimension=2, image_size=size, progress=False)
+            for name in library.ids():
+                assert np.array_equal(opened.vector(name).vector, library.vector(name).vector)
 
 
 def test_a_store_of_vectors_keeps_its_metric_and_one_of_pictures_its_image_size(store: Path, tmp_path: Path) -> None:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from embedstore.config import StoreConfig
 from embedstore.durable import WriteLock, sync_directory, writing
-from embedstore.errors import (
-    EmbedstoreError,
-    InvalidArgument,
-    NotAStore,
-    StoreDamaged,
-    StoreExists,
-    StoreNotFound,
-    StoreReadOnly,
-)
+from embedstore.errors import InvalidArgument, NotAStore, StoreDamaged, StoreExists, StoreNotFound, StoreReadOnly
 from embedstore.metadata import catalog, migrate
 from embedstore.metadata.database import Database
 from embedstore.metadata.migrate import HEAD
@@ -46,10 +39,7 @@ def create(directory: Path, config: StoreConfig) -> None:
     """
     if "\0" in str(directory):
         raise InvalidArgument(f"{str(directory)!r} can't be a path: it contains a NUL character")
-    if config.factory is not None:
-        from embedstore.index.build import parse
-
-        parse(config.factory, 64, Metric.L2)
+    _check_factory(config)
     with writing(directory):
         if exists(directory):
             raise StoreExists(f"{directory} is a store already: open it, or name another path")
@@ -81,23 +71,39 @@ def create(directory: Path, config: StoreConfig) -> None:
         sync_directory(directory.absolute().parent)
 
 
-def discard_empty(directory: Path) -> None:
-    """Remove a store that holds nothing, not even an interrupted fit: what was settled for it must not stay."""
-    with suppress(EmbedstoreError, OSError):
-        database = Database(directory / layout.DATABASE)
-        try:
-            with WriteLock(directory / layout.LOCK, 0).held("removing the empty store"), database.read() as connection:
-                if catalog.read_state(connection).seq or catalog.read_spaces(connection)[0]:
-                    return
-                if any((directory / layout.MODELS).iterdir()):
-                    return
-                for folder in (layout.SEGMENTS, layout.TIERS, layout.MODELS):
-                    (directory / folder).rmdir()
-                for name in (layout.DATABASE, f"{layout.DATABASE}-journal", layout.LOCK):
-                    (directory / name).unlink(missing_ok=True)
-        finally:
-            database.close()
-        directory.rmdir()
+def settle(directory: Path, given: dict[str, Any]) -> bool:
+    """Settings given anew replace those of a store that holds nothing yet: its first run failed, or was interrupted.
+
+    Removing such a store instead was rejected: another process may have opened it, and would write into nowhere.
+
+    Returns:
+        False where there is a space already, which was made with the old ones; then nothing is changed.
+
+    Raises:
+        InvalidArgument: a setting makes no sense.
+        StoreBusy: another process is writing to it.
+    """
+    database = Database(directory / layout.DATABASE)
+    try:
+        with database.read() as connection:
+            settings = catalog.read_settings(connection)
+        config = replace(StoreConfig.from_json(settings.get("config", {})), **given)
+        _check_factory(config)
+        lock = WriteLock(directory / layout.LOCK, config.lock_seconds)
+        with lock.held("changing the settings of the empty store"), database.write() as connection:
+            if catalog.read_spaces(connection)[0]:
+                return False
+            catalog.write_setting(connection, "config", config.to_json())
+            return True
+    finally:
+        database.close()
+
+
+def _check_factory(config: StoreConfig) -> None:
+    if config.factory is not None:
+        from embedstore.index.build import parse
+
+        parse(config.factory, 64, Metric.L2)
 
 
 def open_database(directory: Path, *, read_only: bool) -> tuple[Database, dict[str, Any], Path | None]:
