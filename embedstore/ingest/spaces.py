@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -16,7 +17,7 @@ from embedstore.truth.layout import MODELS
 from embedstore.truth.pictures import to_image
 from embedstore.truth.snapshot import Snapshots
 from embedstore.truth.writer import Writer
-from embedstore.types import AddReport, Metric, Picture, Pictures, Reader, Vectors
+from embedstore.types import AddReport, Failure, Metric, Picture, Pictures, Reader, Vectors
 from embedstore.validate import as_vectors, vector_faults
 
 DEFAULT = "default"
@@ -166,25 +167,39 @@ def sample(reader: Reader, options: FitOptions, *, progress: bool) -> tuple[Pict
     wanted = set(sample_positions(count, picture_bytes=3 * side * side, seed=options.seed).tolist())
     parts: list[Pictures] = []
     sizes: list[tuple[int, int]] = []
+    failures: list[Failure] = []
     offset = 0
     with Progress("reading a sample", len(wanted), progress) as bar:
         for chunk in reader.chunks(CHUNK):
+            failures += chunk.failures
             which = [i for i in range(len(chunk.ids)) if offset + i in wanted]
             offset += len(chunk.ids)
             if which:
                 loaded = chunk.load(which)
                 if loaded.pictures is None:
                     raise SourceError(f"{reader.name} brings vectors, not pictures")
+                failures += loaded.failures
                 if len(loaded.which):
                     parts.append(_reduced(loaded.pictures, side))
                     sizes += [(height, width) for width, height in loaded.sizes]
                 bar.advance(len(which))
     if not parts:
-        raise SourceError(f"{reader.name} has no picture that can be read")
+        raise SourceError(f"{reader.name} has no picture that can be read{_first(failures)}")
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
     if len(arrays) == len(parts) and len({part.shape[1:] for part in arrays}) == 1:
         return np.concatenate(arrays), sizes
     return list(chain.from_iterable(parts)), sizes
+
+
+def _first(failures: Sequence[Failure]) -> str:
+    """The first failures as the end of a sentence: a source of which nothing can be read has no report to list them."""
+    if not failures:
+        return ""
+    named: dict[str, list[str]] = {}
+    for failure in failures[:3]:
+        named.setdefault(failure.reason, []).append(failure.id)
+    shown = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in named.items())
+    return f": {shown}" + (f"; and {len(failures) - 3:,} more" if len(failures) > 3 else "")
 
 
 def _reduced(pictures: Pictures, side: int) -> Pictures:
@@ -205,11 +220,13 @@ def _reduced_one(picture: Picture, side: int) -> Picture:
 
 def first_vectors(reader: Reader) -> Vectors:
     """The first readable vectors of a source that brings them: their dimension is the space's."""
+    failures: list[Failure] = []
     for chunk in islice(reader.chunks(CHUNK), 16):
         loaded = chunk.load(range(len(chunk.ids)))
         if loaded.vectors is not None and len(loaded.vectors):
             return as_vectors(loaded.vectors)
-    raise SourceError(f"{reader.name} has no readable vector")
+        failures += [*chunk.failures, *loaded.failures]
+    raise SourceError(f"{reader.name} has no readable vector{_first(failures)}")
 
 
 def check_encoder(space: Space, options: FitOptions, brings_vectors: bool) -> None:
