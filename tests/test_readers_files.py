@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from embedstore.errors import UnreadableItem
 from embedstore.readers.files import PictureFiles, read_picture
@@ -65,3 +68,22 @@ def test_one_picture_is_read_or_named_with_the_reason(tmp_path: Path) -> None:
         with pytest.raises(UnreadableItem, match=said) as caught:
             read_picture(tmp_path / name)
         assert str(caught.value).startswith(f"{tmp_path}/{name}: ")
+
+
+def test_a_huge_picture_is_read_outside_this_process_under_the_limits_of_the_readers(tmp_path: Path) -> None:
+    Image.new("RGB", (6000, 5000), (9, 90, 200)).save(tmp_path / "huge.png")
+    # This process has no room for its 90 MB of pixels; a process of its own is not bound by that.
+    code = f"""
+import numpy as np, resource
+from embedstore.readers.files import read_picture
+with open("/proc/self/status") as status:
+    held = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (held + (60 << 20), resource.RLIM_INFINITY))
+picture = read_picture({str(tmp_path / "huge.png")!r}, 256)
+assert picture.shape == (213, 256, 3) and (picture == (9, 90, 200)).all(), picture.shape
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(UnreadableItem, match="has more than 178,956,970 pixels"):
+        read_picture(tmp_path / "bomb.png", 256)

@@ -72,6 +72,17 @@ def decode(data: bytes, suffix: str = "", max_side: int | None = None, max_pixel
         raise UnreadableItem(f"can't be decoded: {str(error) or type(error).__name__}") from None
 
 
+def pixels_of(data: bytes, suffix: str = "") -> int:
+    """Pixels that a picture's header promises, without decoding any; 0 where it isn't understood."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=formats.formats_for(suffix)) as image:
+                return image.width * image.height
+    except Exception:  # noqa: BLE001 - whoever decodes it says what is wrong
+        return 0
+
+
 def _decode(data: bytes, suffix: str, max_side: int | None, max_pixels: int) -> Decoded:
     # Pillow raises at twice this number and warns at once it; the latter is ours to ignore.
     Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)

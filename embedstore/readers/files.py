@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.errors import UnreadableItem
-from embedstore.readers.decode import MAX_PIXELS, Decoded, decode
+from embedstore.readers.decode import MAX_PIXELS, Decoded, decode, pixels_of
 from embedstore.readers.hashing import hash_file
 from embedstore.readers.pieces import chunk_size, one_array
 from embedstore.readers.worker import read_file
@@ -23,6 +23,7 @@ _HASH_THREADS = 4  # waiting for a disk or a network share is what they overlap;
 _HASH_TASK = 64
 _SIDE = 1024  # px a side that files whose pictures aren't reduced on reading are taken to have
 MEMORY_LIMIT = 1 << 30
+_OWN_BYTES, _OWN_PIXELS = 64 << 20, 25_000_000  # of one picture at most that is decoded in this process
 
 
 def decoded_bytes(max_side: int | None) -> int:
@@ -169,15 +170,26 @@ def _hash_files(paths: Sequence[str], limit: int) -> list[bytes | str]:
 
 
 def read_picture(path: str | Path, max_side: int | None = None) -> Picture:
-    """Decode one file that the user named, in this process: starting a worker would cost more than it protects.
+    """Decode one file that the user named: a usual one in this process, for which starting a worker would cost more
+    than it protects; a huge one in a worker, under the limits that it would be indexed under.
 
     Raises:
         UnreadableItem: it is no readable picture; the message names the file.
     """
     try:
-        data = read_file(os.fspath(path), limit=MEMORY_LIMIT)
-        return decode(data, Path(path).suffix.lower(), max_side, MAX_PIXELS).pixels
+        data = read_file(os.fspath(path), limit=_OWN_BYTES)
+        suffix = Path(path).suffix.lower()
+        if pixels_of(data, suffix) <= _OWN_PIXELS:
+            return decode(data, suffix, max_side, MAX_PIXELS).pixels
     except MemoryError:
-        raise UnreadableItem(f"{path}: needs too much memory to decode") from None
+        pass
     except UnreadableItem as error:
         raise UnreadableItem(f"{path}: {error}") from None
+    pool = DecodePool(1, max_side)
+    try:
+        (result,) = pool.submit([os.fspath(path)]).result()
+    finally:
+        pool.close()
+    if isinstance(result, str):
+        raise UnreadableItem(f"{path}: {result}")
+    return result.pixels
