@@ -170,17 +170,15 @@ class Store:
     def update(self, id: str, *, metadata: Metadata | None = None, picture: Any = None, vector: Any = None) -> None:
         """Replace parts of one item, in one commit: metadata keys are merged, and None removes one.
 
+        An item that came from a source takes over what the source says when that is indexed again.
+
         Raises:
             UnknownItem: no item has this id.
         """
-        view = self._view()
-        vector_ingest.update(
-            self._target(view.space),
-            id,
-            metadata=metadata,
-            picture=None if picture is None else one_picture(picture),
-            vector=None if vector is None else as_vectors(vector),
-        )
+        shown = None if picture is None else one_picture(picture)
+        array = None if vector is None else as_vectors(vector)
+        target = self._target(self._view().space)
+        vector_ingest.update(target, id, metadata=metadata, picture=shown, vector=array)
 
     def delete(self, ids: Sequence[str] | str | None = None, *, where: str | None = None) -> int:
         """Delete items by id or by filter, durable when this returns. Returns how many there were."""

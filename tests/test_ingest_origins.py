@@ -206,3 +206,20 @@ def test_an_exported_dataset_indexed_again_has_the_metadata_and_no_more(
             name: {**store.get(name)["metadata"], "id": name} for name in store.ids()
         }
         assert all(Path(item["source"]).parent == tmp_path / "out" / "images" for item in found.values())
+
+
+def test_what_update_changed_is_undone_by_the_source_and_a_note_says_so(store: Store, folder: Path) -> None:
+    store.index(folder, **OPTIONS)
+    before = store.vector("cats/0.png").vector
+    store.update("cats/0.png", vector=before + 1)
+    store.update("dogs/3.png", metadata={"note": "mine", "label": "wolf"})
+    store.add([Item("own", noise(seed=50))])
+    store.update("own", metadata={"note": "kept"})
+    report = store.index(folder, **OPTIONS)
+    [note] = report.notes
+    assert note.startswith("2 items took over what their source says now")
+    assert (report.updated, report.unchanged) == (2, 4)
+    assert store.vector("cats/0.png").vector.tolist() == before.tolist()
+    assert store.get("dogs/3.png")["metadata"] == {"label": "dogs"}
+    assert store.get("own")["metadata"] == {"note": "kept"}
+    assert store.index(folder, **OPTIONS).notes == []

@@ -59,6 +59,7 @@ class _Run:
         origin: the number of the source's scope, or None where nothing came from it yet.
         owners: name of the source -> how many of its items were replaced by others of the same id.
         again: how many ids came more than once.
+        restored: how many of its items were changed since, here or there, but for their content in the source.
         misfits, misfit: how many vectors are not of the space's dimension, and one of them.
     """
 
@@ -68,6 +69,7 @@ class _Run:
     failed: set[str] = field(default_factory=set)
     owners: Counter[str] = field(default_factory=Counter)
     again: int = 0
+    restored: int = 0
     misfits: int = 0
     misfit: Vectors | None = None
 
@@ -94,11 +96,21 @@ class _Run:
             return known.origin is not None and anonymous and getattr(self.reader, "numbered", False)
         return known.origin is not None
 
+    def restores(self, known: Known, content: bytes, text: str) -> bool:
+        """Whether an item of this source was, or may have been, changed by ``update``, which its source now undoes."""
+        edited = known.hash is None or (known.hash == content and known.metadata != text)
+        return edited and self.origin is not None and known.origin == self.origin
+
     def notes(self) -> list[str]:
         """What the user should know of the run as a whole."""
         notes = []
         if self.again:
             notes.append(f"{self.again:,} ids came more than once: the last of each is kept")
+        if self.restored:
+            notes.append(
+                f"{self.restored:,} items took over what their source says now: it is the authority for them, so that "
+                "what update changes lasts only until the next run"
+            )
         if self.owners:
             owners = ", ".join(f"{count:,} ids belonged to {name}" for name, count in self.owners.most_common())
             notes.append(f"{owners} and were replaced: id_prefix= keeps both")
@@ -193,6 +205,7 @@ def _compare(target: Target, chunk: Chunk, report: AddReport, run: _Run) -> _Tod
             report.failures.append(Failure(str(name), fault))
             continue
         known = todo.known.get(name)
+        run.restored += known is not None and not met and run.restores(known, chunk.hashes[index], todo.texts[index])
         if known is None or known.hash != chunk.hashes[index]:
             todo.encode.append(index)
             if known is not None and not met and run.takes_over(known):
