@@ -146,7 +146,7 @@ def _load(path: Path) -> Any:
         array = None if archive else np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         raise SourceError(f"{path} can't be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, OverflowError, SyntaxError, TokenError):
+    except (ValueError, TypeError, EOFError, OverflowError, MemoryError, RecursionError, SyntaxError, TokenError):
         raise SourceError(f"{path} is no .npy file of numbers: numpy.save writes one") from None
     if array is None:
         raise SourceError(f"{path} is an .npz: save the one array that you want to search with as .npy")

@@ -214,14 +214,20 @@ def test_files_that_hold_no_vector_get_one_sentence(store: Path, tmp_path: Path)
     np.savez(tmp_path / "many.npz", a=np.ones(12))
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "archive.npz").write_bytes(b"PK\x03\x04 and no more")
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117) + b"\n"
-    (tmp_path / "lie.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    headers = {
+        "lie": b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,), }",
+        "open": b"{'descr': '<f4', 'shape': (",
+        "odd": b"{[]: 1}",
+        "deep": b"-" * 9000 + b"1",
+    }
+    for name, header in headers.items():
+        (tmp_path / f"{name}.npy").write_bytes(b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header)
     for name, said in {
         "junk.npy": "no .npy",
         "object.npy": "no .npy",
         "many.npz": "is an .npz",
         "archive.npz": "is an .npz",
-        "lie.npy": "no .npy",
+        **{f"{name}.npy": "no .npy" for name in headers},
         "fifo": "no file",
     }.items():
         assert said in refused("search", store, "--vector", tmp_path / name)
