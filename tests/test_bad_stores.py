@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,24 @@ def test_a_model_s_file_is_read_and_copied_only_where_it_is_a_regular_file(tmp_p
     with embedstore.open(tmp_path / "s") as opened:
         opened.backup(tmp_path / "copy")
     assert not (tmp_path / "copy" / "models" / "other.json").exists()
+
+
+def test_a_backup_takes_the_files_of_the_encoders_that_spaces_name_and_no_others(tmp_path: Path) -> None:
+    pictures = np.stack([noise(8, 8, 1, seed) for seed in range(12)])
+    with embedstore.create(tmp_path / "s") as made:
+        made.index(pictures, encoder="pca", dimension=4, progress=False)
+    models = tmp_path / "s" / "models"
+    own = {path.name for path in models.iterdir()}
+    (tmp_path / "secret").write_text("{}")
+    (models / f"{'a' * 64}.json").symlink_to(tmp_path / "secret")
+    (models / f"{'b' * 64}.safetensors").write_bytes(b"another's")
+    with embedstore.open(tmp_path / "s") as opened:
+        opened.backup(tmp_path / "copy")
+    assert {path.name for path in (tmp_path / "copy" / "models").iterdir()} == own
+    with closing(sqlite3.connect(tmp_path / "s" / "store.db")) as connection, connection:
+        connection.execute("UPDATE spaces SET fingerprint = '../../secret'")
+    with embedstore.open(tmp_path / "s") as opened:
+        refused(StoreDamaged, "'../../secret' is no fingerprint", lambda: opened.backup(tmp_path / "other"))
+        refused(ModelInvalid, "'../../secret' is no fingerprint", lambda: opened.search(pictures[0]))
+        assert not opened.verify().ok
+    assert not (tmp_path / "other").exists()

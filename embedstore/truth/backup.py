@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from embedstore.durable import sync_directory, sync_file, writing
@@ -19,7 +19,7 @@ from embedstore.truth import layout
 from embedstore.truth.writer import Writer
 from embedstore.vectors.segments import HEADER, fault
 
-_MODEL = re.compile(r"[0-9a-f]{64}\.(json|safetensors)")
+_PART = 2**20
 
 
 def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
@@ -36,58 +36,86 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
     if target.exists():
         raise StoreExists(f"{target} exists already: name a new directory for the backup")
     draft = target.with_name(f".{target.name}.partial")
-    with writer.frozen("making a backup"), writing(target), _removed_on_failure(draft):
-        shutil.rmtree(draft, ignore_errors=True)
-        layout.make(draft)
-        writer.database.copy_to(draft / layout.DATABASE, named=target)
-        _sync(draft / layout.DATABASE)
-        # What the copy names, not what the original names by now.
-        database = Database(draft / layout.DATABASE, read_only=True)
-        try:
-            with database.read() as connection:
-                spaces, _ = catalog.read_spaces(connection)
-                dimensions = {space.id: space.dimension for space in spaces}
-                files = []
-                for segment in catalog.read_segments(connection):
-                    width = 0 if segment.space is None else dimensions[segment.space]
-                    length = segment.length * (4 * width or 1)
-                    path = writer.directory / layout.SEGMENTS / segment.name
-                    if (reason := fault(path, width, length)) is not None:
-                        raise StoreDamaged(f"{path} {reason}: restore a backup")
-                    files.append((layout.SEGMENTS, segment.name, HEADER + length))
-                files += [(layout.TIERS, tier.name, -1) for tier in catalog.read_tiers(connection)]
-        finally:
-            database.close()
-        models = (writer.directory / layout.MODELS).glob("*.*")
-        files += [(layout.MODELS, path.name, -1) for path in models if _MODEL.fullmatch(path.name)]
+    with writer.frozen("making a backup"), _removed_on_failure(draft):
+        with writing(target):
+            shutil.rmtree(draft, ignore_errors=True)
+            layout.make(draft)
+            writer.database.copy_to(draft / layout.DATABASE, named=target)
+            _sync(draft / layout.DATABASE)
+        files = _named(writer.directory, draft / layout.DATABASE)
         with Progress("copying", len(files), progress, "files") as bar:
             for folder, name, length in files:
-                source = writer.directory / folder / name
-                if source.exists() or folder != layout.TIERS:  # a tier is derived: its loss costs no data
-                    _copy(source, draft / folder / name, length)
+                _copy(writer.directory / folder / name, draft / folder / name, length, target)
                 bar.advance()
-        for folder in (layout.SEGMENTS, layout.TIERS, layout.MODELS, "."):
-            sync_directory(draft / folder)
-        draft.rename(target)
-        sync_directory(target.absolute().parent)
+        with writing(target):
+            for folder in (layout.SEGMENTS, layout.TIERS, layout.MODELS, "."):
+                sync_directory(draft / folder)
+            draft.rename(target)
+            sync_directory(target.absolute().parent)
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
 
 
-def _copy(source: Path, target: Path, length: int) -> None:
-    """Copy a file; of a segment only what is committed."""
-    # Not through a link, and not waiting for a FIFO: what someone else put there is no part of the store.
+def _named(directory: Path, path: Path) -> list[tuple[str, str, int]]:
+    """Folder, name and length (-1: all) of the files that the copied database names, not those of the original now."""
+    database = Database(path, read_only=True)
     try:
+        with database.read() as connection:
+            spaces, _ = catalog.read_spaces(connection)
+            segments = catalog.read_segments(connection)
+            tiers = catalog.read_tiers(connection)
+    finally:
+        database.close()
+    files = []
+    dimensions = {space.id: space.dimension for space in spaces}
+    for segment in segments:
+        width = 0 if segment.space is None else dimensions[segment.space]
+        length = segment.length * (4 * width or 1)
+        source = directory / layout.SEGMENTS / segment.name
+        if (reason := fault(source, width, length)) is not None:
+            raise StoreDamaged(f"{source} {reason}: restore a backup")
+        files.append((layout.SEGMENTS, segment.name, HEADER + length))
+    # What may be missing: a tier is derived, and vectors without their encoder are better than no backup.
+    names = [(layout.TIERS, tier.name) for tier in tiers]
+    for fingerprint in sorted({space.fingerprint for space in spaces if space.encoder}):
+        if not layout.FINGERPRINT.fullmatch(fingerprint):
+            raise StoreDamaged(f"{directory}: {fingerprint[:80]!r} is no fingerprint of an encoder: restore a backup")
+        names += [(layout.MODELS, f"{fingerprint}{suffix}") for suffix in (".json", ".safetensors")]
+    return files + [(folder, name, -1) for folder, name in names if os.path.lexists(directory / folder / name)]
+
+
+def _copy(source: Path, copy: Path, length: int, target: Path) -> None:
+    """Copy a file, of a segment only what is committed; an error about writing names ``target``."""
+    try:
+        # Not through a link, and not waiting for a FIFO: what someone else put there is no part of the store.
         descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise StoreDamaged(f"{source} can't be read ({error.strerror}): check its permissions") from None
-    with os.fdopen(descriptor, "rb") as old, target.open("wb") as new:
+    with os.fdopen(descriptor, "rb", buffering=0) as old, _written(copy, target) as new:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise StoreDamaged(f"{source} is no regular file: restore it, or remove it where it doesn't belong")
-        shutil.copyfileobj(old, new, 2**20)
-        if length >= 0:
-            new.truncate(length)
-        new.flush()
-        sync_file(new.fileno())
+        while length:
+            try:
+                part = old.read(_PART if length < 0 else min(_PART, length))
+            except OSError as error:
+                raise StoreDamaged(f"{source} can't be read ({error.strerror}): check the disk") from None
+            if not part:
+                break
+            with writing(target):
+                rest = memoryview(part)
+                while rest:  # a disk that is nearly full takes a part of it
+                    rest = rest[new.write(rest) :]
+            length -= len(part) if length > 0 else 0
+
+
+@contextmanager
+def _written(copy: Path, target: Path) -> Iterator[FileIO]:
+    """A new file, synced at the end; without a buffer, whose rest would be written on closing, after an error too."""
+    with writing(target):
+        file = FileIO(copy, "wb")
+    with file:
+        yield file
+        with writing(target):
+            sync_file(file.fileno())
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +11,8 @@ LOCK = "LOCK"
 SEGMENTS = "segments"
 TIERS = "tiers"
 MODELS = "models"
+#: What the two files of an encoder are named by: a row of the database, which may come from anywhere, becomes a path.
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 def segment_name(number: int, kind: str) -> str:
