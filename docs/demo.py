@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import os
 import shutil
 import subprocess
@@ -59,7 +60,8 @@ def from_home(folder: Path) -> Path | None:
             if hashlib.sha256(gzip.decompress(data)).hexdigest() != expected:
                 say(f"{name} from {HOME} is not the file that was expected")
                 return None
-        except (OSError, EOFError, zlib.error) as error:  # no network, or a page where the file should be
+        # No network, a page where the file should be, or half a file.
+        except (OSError, http.client.HTTPException, EOFError, zlib.error) as error:
             say(f"no download: {error}")
             return None
         (folder / name).write_bytes(data)

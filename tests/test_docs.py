@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
+import http.server
+import importlib.util
 import re
 import shlex
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+
+import embedstore
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,3 +88,46 @@ def test_the_readmes_python_runs(number: int, pictures: Path) -> None:
     # What a comment behind a print promises is what is printed.
     for promised in re.findall(r"print\([^#]*\)\s+# (\d.*)", code):
         assert promised in done.stdout
+
+
+@pytest.fixture
+def demo() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "docs" / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_demonstrations_digits_are_found_by_the_ids_it_asks_with(demo: ModuleType, tmp_path: Path) -> None:
+    asked = re.findall(
+        r'query = "test/00000" if source.is_dir\(\) else "(.*)"', (ROOT / "docs" / "demo.py").read_text()
+    )
+    with embedstore.create(tmp_path / "s") as store:
+        assert store.index(demo.digits(tmp_path), encoder="pca", dimension=4, progress=False).added == 1797
+        hits = store.search(store.item(asked[0]), 5, "label != 0")
+        assert len(hits) == 5
+        assert all(hit.metadata["label"] != 0 for hit in hits)
+
+
+@pytest.mark.parametrize(
+    "body", [b"no gzip", gzip.compress(b"x" * 9999)[:-20], b"\x1f\x8b\x08\x00" + bytes(6) + b"\xff" * 50, b""]
+)
+def test_a_download_that_is_damaged_is_no_download(demo: ModuleType, tmp_path: Path, body: bytes) -> None:
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(max(1, len(body))))  # of nothing, a byte is promised
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        demo.HOME = f"http://127.0.0.1:{server.server_port}"
+        assert demo.from_home(tmp_path / "data") is None
+        server.shutdown()
+    assert list((tmp_path / "data").iterdir()) == []
