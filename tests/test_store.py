@@ -296,6 +296,19 @@ def test_connections_end_with_their_threads(store: Store) -> None:
         thread.join()
     if before is not None:
         assert len(os.listdir("/proc/self/fd")) <= before + 2
+    together = threading.Barrier(40)
+
+    def ask() -> None:
+        with store._database.read():
+            together.wait(30)
+
+    threads = [threading.Thread(target=ask) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if before is not None:
+        assert len(os.listdir("/proc/self/fd")) <= before + 10
 
 
 def test_an_export_without_items_has_the_vectors_column(store: Store, tmp_path: Path) -> None:

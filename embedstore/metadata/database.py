@@ -27,6 +27,7 @@ from embedstore.errors import (
 
 #: Seconds that a connection waits for another one's commit to end; commits take milliseconds.
 _BUSY_SECONDS = 30.0
+_IDLE = 8  # connections kept for the next query: as many as threads ask at once would be kept for ever
 
 
 class Database:
@@ -95,7 +96,10 @@ class Database:
                 connection.close()  # which rolls back, whatever state it is in
                 raise
             with self._lock:
-                self._idle.append(connection)
+                if kept := len(self._idle) < _IDLE:
+                    self._idle.append(connection)
+            if not kept:
+                connection.close()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
