@@ -138,6 +138,7 @@ def _open(
         if opened is not None and differing:
             if not opening.settle(store, given):
                 _refuse(opened, differing[0])
+            opened.close()
             opened = stack.enter_context(embedstore.open(store))
         reader = open_reader(source, **reader_options)
         stack.callback(reader.close)
