@@ -95,9 +95,10 @@ class WriteLock:
 
     def _take(self, purpose: str, read_only: bool) -> None:
         with writing(self._path):
-            # Not through a link: a store that someone else made could have another file of ours written over.
-            flags = (os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(self._path, flags, 0o644)
+            # Not through a link, by which a store that someone else made could have another file of ours written over,
+            # nor waiting for the other end of a FIFO.
+            mode = os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT
+            descriptor = os.open(self._path, mode | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         deadline = time.monotonic() + self._timeout
         pause = 0.002
         while True:

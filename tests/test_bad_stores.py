@@ -369,3 +369,16 @@ def test_a_backup_takes_the_files_of_the_encoders_that_spaces_name_and_no_others
         refused(ModelInvalid, "'../../secret' is no fingerprint", lambda: opened.search(pictures[0]))
         assert not opened.verify().ok
     assert not (tmp_path / "other").exists()
+
+
+def test_no_fifo_is_waited_for(tmp_path: Path) -> None:
+    pictures = np.stack([noise(8, 8, 1, seed) for seed in range(12)])
+    with embedstore.create(tmp_path / "s") as made:
+        os.mkfifo(tmp_path / "s" / "models" / "fit.state")
+        assert made.index(pictures, dimension=2, fit_minutes=0.005, progress=False).added == 12
+    (tmp_path / "s" / "LOCK").unlink()
+    os.mkfifo(tmp_path / "s" / "LOCK")
+    with embedstore.open(tmp_path / "s", read_only=True) as opened:
+        opened.backup(tmp_path / "copy")
+    with embedstore.open(tmp_path / "copy") as copied:
+        assert len(copied) == 12

@@ -80,6 +80,8 @@ def save(path: Path, identity: str, state: State) -> None:
 
 def load(path: Path, identity: str, state: State) -> bool:
     """Fill ``state`` from a file of the same fit; False (and an untouched state) where there is none that fits."""
+    if path.is_symlink() or not path.is_file():  # a FIFO that someone put there would be waited for
+        return False
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             meta: dict[str, Any] = json.loads((file.metadata() or {}).get("fit", "{}"))
