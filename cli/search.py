@@ -87,7 +87,9 @@ def search(
     with embedstore.open(store, read_only=True) as opened:
         names, queries, several = _queries(opened, item, ids, pictures, vectors)
         start = time.perf_counter()
-        answers: list[Hits] = opened.search(queries, k, where, exact=exact, recall=recall)  # type: ignore[assignment]
+        answers: list[Hits] = opened.search(  # type: ignore[assignment]
+            queries, k, where, exact=exact, recall=recall, explain=explain
+        )
         seconds = time.perf_counter() - start
         if sheet is not None:
             sheets.write(sheet, opened, names, queries, answers)
@@ -199,7 +201,7 @@ def columns(metadata: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _explanation(stats: dict[str, Any]) -> str:
-    """The plan, and what it cost, on one line."""
+    """The plan, and what it cost, on one line; its time has a line of its own."""
 
     def text(value: Any) -> str:
         if isinstance(value, dict):
@@ -208,7 +210,7 @@ def _explanation(stats: dict[str, Any]) -> str:
             return "; ".join(f"({text(part)})" for part in value)
         return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
-    return output.printable(", ".join(f"{name}: {text(value)}" for name, value in stats.items()))
+    return output.printable(", ".join(f"{name}: {text(value)}" for name, value in stats.items() if name != "seconds"))
 
 
 @click.command()

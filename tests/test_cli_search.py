@@ -87,6 +87,7 @@ def test_a_filter_holds_for_every_hit_and_none_is_missing(store: Path, first: st
 
 def test_explain_says_the_plan_and_what_was_scanned(store: Path, first: str) -> None:
     assert answer("search", store, first, "--exact", "--explain")["explain"]["scanned"] == 120
+    assert list(answer("search", store, first, "--explain")["explain"]["seconds"]) == ["search", "ids"]
     text = run("search", store, first, "--exact", "--explain").stdout
     assert "plan: exact, scanned: 120" in text
     assert "searched in" in text
