@@ -382,3 +382,14 @@ def test_no_fifo_is_waited_for(tmp_path: Path) -> None:
         opened.backup(tmp_path / "copy")
     with embedstore.open(tmp_path / "copy") as copied:
         assert len(copied) == 12
+
+
+@pytest.mark.parametrize("folder", ["segments", "tiers", "models"])
+def test_a_store_whose_folder_is_a_link_is_refused(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "home").mkdir()
+    with small_store(tmp_path / "s") as made:
+        made.add_vectors(["a"], vectors(1))
+    (tmp_path / "s" / folder).rename(tmp_path / "s" / "old")
+    (tmp_path / "s" / folder).symlink_to(tmp_path / "home")
+    refused(StoreDamaged, f"{folder} is a link", lambda: embedstore.open(tmp_path / "s"))
+    refused(StoreDamaged, f"{folder} is a link", lambda: embedstore.open(tmp_path / "s", read_only=True))

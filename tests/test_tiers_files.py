@@ -247,6 +247,15 @@ def test_a_half_built_tier_that_a_crash_left_is_nothing(path: Path) -> None:
         assert store.verify().leftovers == []
 
 
+def test_a_build_removes_what_no_row_names_and_nothing_of_others(path: Path) -> None:
+    with small_store(path, tail=3) as store:
+        for name in ("000098.faiss", "notes.txt"):
+            (path / "tiers" / name).write_text("something")
+        store.add_vectors([str(i) for i in range(30)], vectors(30))
+        assert sorted(file.name for file in (path / "tiers").iterdir() if file.suffix != ".faiss") == ["notes.txt"]
+        assert "000098.faiss" not in [file.name for file in tier_files(path)]
+
+
 def test_adds_never_rewrite_a_tier_and_each_vector_is_rebuilt_a_logarithmic_number_of_times(path: Path) -> None:
     oracle = Oracle()
     seen: dict[str, tuple[bytes, int]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,12 +15,11 @@ from embedstore.errors import EmbedstoreError, StoreDamaged
 from embedstore.metadata import catalog, items
 from embedstore.metadata.catalog import Batch, Segment, Space
 from embedstore.progress import Progress
-from embedstore.truth.layout import MODELS, SEGMENTS, TIERS, disk_usage, segment_name
+from embedstore.truth.layout import MODELS, OURS, SEGMENTS, TIERS, disk_usage, segment_name
 from embedstore.truth.writer import Writer
 from embedstore.vectors import segments as files
 
 _PART = 32 * 2**20  # bytes rewritten at a time
-_OURS = re.compile(r"[0-9]+\.(vec|thumb|faiss|draft)|[0-9a-f]{64}\.(safetensors|json)|\..*\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +234,7 @@ def sweep(writer: Writer) -> int:
             for path in (writer.directory / folder).iterdir():
                 # Only what we could have written: an interrupted fit leaves its state for the next run on purpose, and
                 # what a person put there, or what a link leads to, is not ours.
-                if path.name not in names and _OURS.fullmatch(path.name) and (path.is_symlink() or path.is_file()):
+                if path.name not in names and OURS.fullmatch(path.name) and (path.is_symlink() or path.is_file()):
                     path.unlink()
                     swept += 1
         return swept

@@ -13,6 +13,8 @@ TIERS = "tiers"
 MODELS = "models"
 #: What the two files of an encoder are named by: a row of the database, which may come from anywhere, becomes a path.
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+#: Names of files that we write into those folders: nothing else in them is ours to remove.
+OURS = re.compile(r"[0-9]+\.(vec|thumb|faiss|draft)|[0-9a-f]{64}\.(safetensors|json)|\..*\.tmp")
 
 
 def segment_name(number: int, kind: str) -> str:

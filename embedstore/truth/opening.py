@@ -122,6 +122,10 @@ def open_database(directory: Path, *, read_only: bool) -> tuple[Database, dict[s
         if not directory.is_dir():
             raise NotAStore(f"{directory} is a file, not a store: a store is a directory with a store.db in it")
         there = path.is_file()
+        for folder in (layout.SEGMENTS, layout.TIERS, layout.MODELS):
+            # What compact sweeps, and a build removes, must not be someone's home.
+            if there and (directory / folder).is_symlink():
+                raise StoreDamaged(f"{directory / folder} is a link: move the folder that it leads to into the store")
     except PermissionError:
         raise StoreReadOnly(f"{directory} can't be read: check its permissions") from None
     if not there:

@@ -20,7 +20,7 @@ from embedstore.metadata import catalog
 from embedstore.metadata.catalog import TierRecord
 from embedstore.metadata.database import Database
 from embedstore.truth import trust
-from embedstore.truth.layout import DATABASE, TIERS, tier_name
+from embedstore.truth.layout import DATABASE, OURS, TIERS, tier_name
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.truth.writer import Writer
 
@@ -263,6 +263,6 @@ def _remove_unnamed(writer: Writer) -> None:
     with writer.database.read() as connection:
         named = {tier.name for tier in catalog.read_tiers(connection)}
     for path in (writer.directory / TIERS).iterdir():
-        if path.name not in named:
+        if path.name not in named and OURS.fullmatch(path.name):
             with suppress(OSError):
                 path.unlink()
