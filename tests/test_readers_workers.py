@@ -212,8 +212,8 @@ def test_no_worker_outlives_its_parent_or_speaks(tmp_path: Path, slow_png: bytes
         job = pool.submit(["slow.png"] * 1000)
         while len(pool._state.processes) < 2:
             pass
-        print(*[p.pid for p in pool._state.processes.values()], flush=True)
         try:
+            print(*[p.pid for p in pool._state.processes.values()], flush=True)
             job.result()
         except KeyboardInterrupt:
             sys.exit(3)
