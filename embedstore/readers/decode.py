@@ -59,7 +59,11 @@ def decode(data: bytes, suffix: str = "", max_side: int | None = None, max_pixel
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is not worth a word as long as the pixels can be read
-            return _decode(data, suffix, max_side, max_pixels)
+            before = Image.MAX_IMAGE_PIXELS
+            try:
+                return _decode(data, suffix, max_side, max_pixels)
+            finally:  # a process that decodes for itself may have other pictures to open
+                Image.MAX_IMAGE_PIXELS = before
     except (UnreadableItem, MemoryError):
         raise
     except UnidentifiedImageError:
