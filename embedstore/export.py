@@ -99,6 +99,9 @@ def export(
     if not path.name:
         raise InvalidArgument(f"{path} has no name: name the file or folder to export to")
     name = _format(path, format)
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a FIFO would be replaced by a file
+        raise InvalidArgument(f"{path} is no regular file: name a file to export to")
     done = Exported(path, name)
     writers = {"jsonl": _jsonl, "csv": _csv, "npz": _npz, "parquet": _parquet, "dataset": _dataset}
     if name in ("parquet", "dataset"):

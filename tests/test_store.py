@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import embedstore
-from embedstore.errors import MissingExtra, StoreExists, UnknownItem
+from embedstore.errors import InvalidArgument, MissingExtra, StoreExists, UnknownItem
 from embedstore.store import Store
 from embedstore.types import Hit, Item, Latent
 
@@ -315,3 +315,12 @@ def test_an_export_without_items_has_the_vectors_column(store: Store, tmp_path: 
     pq = pytest.importorskip("pyarrow.parquet")
     store.export(tmp_path / "none.parquet", where="n > 100")
     assert "vector" in pq.read_schema(tmp_path / "none.parquet").names
+
+
+def test_an_export_replaces_regular_files_alone_and_follows_links(store: Store, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.csv")
+    refused(InvalidArgument, "no regular file", lambda: store.export(tmp_path / "fifo.csv"))
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    store.export(tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").stat().st_size > 0
