@@ -221,6 +221,7 @@ def test_the_deepest_and_the_longest_filters_run_even_from_deep_inside_a_program
 
 
 def test_an_index_on_ids_is_used(connection: sa.Connection) -> None:
+    _fill(connection, [("a", None, {"n": 4}), ("b", None, {"n": 3})])
     connection.execute(sa.text("CREATE UNIQUE INDEX IF NOT EXISTS by_id ON items (id)"))
     try:
         condition = to_sql(filters.parse("id in ('a', 'b') and n > 3"), items)
