@@ -113,7 +113,7 @@ def _queries(
     queries: list[Any] = [*map(store.item, chosen), *pictures]
     several = len(queries) > 1 or len(vectors) > 1 or bool(queries and vectors)
     for path in vectors:
-        array = _load(path)
+        array = load_vectors(path)
         if array.ndim == 2:
             several = True
             names += [f"{path}[{index}]" for index in range(len(array))]
@@ -132,7 +132,7 @@ def _check_file(path: Path) -> None:
         raise SourceError(f"{path} is no file that can be read" if path.exists() else f"there is no file {path}")
 
 
-def _load(path: Path) -> Any:
+def load_vectors(path: Path) -> Any:
     """The array in an .npy file: (d,) or (n, d), of numbers."""
     _check_file(path)
     from tokenize import TokenError
@@ -171,17 +171,22 @@ def _print(names: list[str], answers: list[Hits], explain: bool, seconds: float)
     for index, (name, hits) in enumerate(zip(names, answers, strict=True)):
         if len(answers) > 1:
             click.echo(("\n" if index else "") + output.printable(name))
-        if len(hits):
-            keys = columns([hit.metadata for hit in hits])
-            rows = [[hit.id, hit.score, hit.distance, *(hit.metadata.get(key) for key in keys)] for hit in hits]
-            output.table(["id", "score", "distance", *keys], rows, least=3)
-        else:
-            output.say("nothing found")
+        print_hits(hits)
         if explain:
             click.echo(_explanation(hits.stats))
     if explain:
         each = f" for {len(answers)} queries" if len(answers) > 1 else ""
         click.echo(f"searched in {1000 * seconds:.1f} ms{each}")
+
+
+def print_hits(hits: Hits) -> None:
+    """A table of hits, best first."""
+    if not len(hits):
+        output.say("nothing found")
+        return
+    keys = columns([hit.metadata for hit in hits])
+    rows = [[hit.id, hit.score, hit.distance, *(hit.metadata.get(key) for key in keys)] for hit in hits]
+    output.table(["id", "score", "distance", *keys], rows, least=3)
 
 
 def columns(metadata: Sequence[dict[str, Any]]) -> list[str]:

@@ -62,11 +62,26 @@ class UnknownSpace(EmbedstoreError):
     """No space has this name."""
 
 
-class FilterError(EmbedstoreError):
-    """A filter that doesn't parse or names an unknown field.
+class UnknownDirection(EmbedstoreError, KeyError):
+    """No direction of the space has this name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class NothingMatches(EmbedstoreError):
+    """A filter from which latents were to be taken matches no item."""
+
+
+class Disconnected(EmbedstoreError):
+    """No chain of neighbours leads from one item to another."""
+
+
+class PointedError(EmbedstoreError):
+    """A text that can't be understood, with a caret under the place.
 
     Attributes:
-        text: the filter as given.
+        text: as given.
         position: 0-based offset of the culprit in ``text``.
     """
 
@@ -74,11 +89,19 @@ class FilterError(EmbedstoreError):
         self.text = text
         self.position = position
         if position is not None:
-            # A filter over several lines keeps its caret under the right one.
+            # A text of several lines keeps its caret under the right one.
             start = text.rfind("\n", 0, position) + 1
             line = text[start:].split("\n", 1)[0]
             message = f"{message}\n  {line}\n  {' ' * (position - start)}^"
         super().__init__(message)
+
+
+class FilterError(PointedError):
+    """A filter that doesn't parse or names an unknown field."""
+
+
+class ExpressionError(PointedError):
+    """An expression that doesn't parse, or names what isn't there."""
 
 
 class InvalidVector(EmbedstoreError, ValueError):

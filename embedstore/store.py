@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore import describe
+from embedstore.compute.space import LatentSpace, Spaces
+from embedstore.compute.verbs import LatentVerbs
 from embedstore.config import StoreConfig
 from embedstore.encoders.loaded import Encoders
 from embedstore.errors import InvalidArgument, StoreClosed, UnknownSpace
@@ -28,7 +30,7 @@ from embedstore.truth import backup, compact, layout, opening, pictures, tiers
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.truth.writer import Writer
 from embedstore.types import AddReport, Encoder, Item, Latent, Metadata, Metric, Vectors
-from embedstore.validate import as_ids, as_vectors, check_dimension, check_k, check_recall, id_fault
+from embedstore.validate import as_ids, as_vectors, check_k, check_recall, id_fault
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -68,7 +70,7 @@ def open(path: str | os.PathLike[str], *, read_only: bool = False) -> Store:
     return Store(Path(path), read_only=read_only)
 
 
-class Store:
+class Store(LatentVerbs):
     """An open store. Searches may come from several threads; close it, or use it as a context manager."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -82,6 +84,7 @@ class Store:
         self._writer = Writer(path, self._database, self.config)
         self._searcher = Searcher(path, self._database, self._snapshots)
         self._encoders = Encoders(path / layout.MODELS)
+        self._spaces = Spaces(self._database, self._snapshots, self._searcher, self._encoders)
         self._closed = False
 
     def index(
@@ -243,16 +246,13 @@ class Store:
         return self._encoder(self._view(space).space).encode(as_pictures(images))
 
     def decode(self, latents: Any, *, space: str | None = None) -> list[Image.Image]:
-        """Pictures of latents: a Latent, an array (d,) or (n, d).
+        """Pictures of latents: a Latent or several, an array (d,) or (n, d). The last ones decoded are kept in memory.
 
         Raises:
-            NoDecoder: the space has no decoder.
+            NoDecoder: the space has no decoder; InvalidVector: NaN, infinity, or another length.
         """
-        view = self._view(space)
-        vectors = as_vectors(latents)
-        check_dimension(vectors, view.space.dimension, "latents")
-        decoded = self._encoders.decode(view.space.encoder, view.space.fingerprint, vectors)
-        return [pictures.to_image(picture) for picture in decoded]
+        found = self._latents(space)
+        return [pictures.to_image(picture) for picture in found.decode(found.checked(latents))]
 
     def reconstruct(self, id: str, *, space: str | None = None) -> Image.Image:
         """An item's latent, decoded: what the encoder keeps of it."""
@@ -379,6 +379,10 @@ class Store:
         if view is None:
             raise UnknownSpace(f"{self.path} is empty: index something first")
         return view
+
+    def _latents(self, space: str | None) -> LatentSpace:
+        self._view(space)  # says what is missing
+        return self._spaces.at(space, self.config.seed)
 
     def _row(self, name: str) -> int:
         self._open()

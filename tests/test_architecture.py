@@ -16,12 +16,13 @@ ROOT = Path(__file__).parent.parent
 #: Imports only go down, and rooms of one rank never import each other. The order is the design's.
 RANKS = {
     0: ["errors", "types", "registry", "progress"],
-    1: ["config", "durable", "validate", "filters", "models", "index"],
+    1: ["config", "durable", "validate", "filters", "latent", "models", "index"],
     2: ["readers", "encoders", "vectors", "metadata"],
     3: ["truth", "fit", "export"],
     4: ["ingest", "query", "check", "describe"],
-    5: ["store"],
-    6: ["cli"],
+    5: ["compute"],
+    6: ["store"],
+    7: ["cli"],
 }
 RANK = {room: rank for rank, rooms in RANKS.items() for room in rooms}
 #: Imported for types alone, or on purpose: (room, room it reaches).

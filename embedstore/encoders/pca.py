@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -121,6 +121,13 @@ class PcaEncoder:
         pixels = latents @ self.components + self.mean
         levels: npt.NDArray[np.uint8] = np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
         return levels.reshape(-1, *self.image_size, self.channels)
+
+    def pull_back(
+        self, latents: Vectors
+    ) -> tuple[npt.NDArray[np.float64], Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]]:
+        """Pixels (n, p) of latents (n, d), and the way of a gradient (n, p) back to the latents (n, d)."""
+        components = self.components.astype(np.float64)
+        return latents @ components + self.mean, lambda gradient: gradient @ components.T
 
     def describe(self) -> dict[str, Any]:
         """What `info` prints."""

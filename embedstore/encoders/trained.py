@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -117,6 +117,22 @@ class TrainedEncoder:
                 pixels = pixels.nan_to_num_(0).clamp_(0, 1).mul_(255).round_().byte()
                 out[start : start + BLOCK] = pixels.permute(0, 2, 3, 1).cpu().numpy()
         return out
+
+    def pull_back(
+        self, latents: Vectors
+    ) -> tuple[npt.NDArray[np.float64], Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]]:
+        """Pixels (n, p), about [0, 1], of latents (n, d), and the way back of a gradient (n, p) to the latents."""
+        device = self._placed()
+        with torch.enable_grad(), _exactly(device):
+            z = torch.from_numpy(np.array(latents, dtype=np.float32)).to(device).requires_grad_()
+            pixels = self._fast.decode(z).flatten(1)
+
+        def back(gradient: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            with _exactly(device):
+                [found] = torch.autograd.grad(pixels, z, torch.from_numpy(gradient.astype(np.float32)).to(device))
+            return found.cpu().numpy().astype(np.float64)
+
+        return pixels.detach().cpu().numpy().astype(np.float64), back
 
     def describe(self) -> dict[str, Any]:
         """What `info` prints."""

@@ -108,3 +108,14 @@ tiers = Table(
     Column("signature", Text, nullable=False),  # says that this machine's user built it
     Column("tuned", Text, nullable=False),  # JSON: parameters, measured recall with interval, curve
 )
+
+directions = Table(
+    "directions",
+    tables,
+    Column("id", Integer, primary_key=True),
+    Column("space", Integer, ForeignKey("spaces.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("vector", BLOB, nullable=False),  # float32, little-endian, (d,)
+    Column("made", Text, nullable=False),  # JSON: how, of how many items, how well it separates
+    UniqueConstraint("space", "name", name="uq_directions_space_name"),
+)

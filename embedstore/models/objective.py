@@ -23,6 +23,8 @@ class Objective:
 
     Attributes:
         reconstruction: of the mean squared error, pixels in [0, 1].
+        detail: of the mean difference in local contrast (see `local_contrast`), so that what can't be foretold pixel
+            by pixel comes out as texture rather than as blur.
         contrast: of the contrastive term; 0 is a plain autoencoder, and skips the views.
         temperature: of the contrastive term's softmax over cosine similarities.
         length: of the term that keeps latents near the length sqrt(d), so that Euclidean neighbours, which are what a
@@ -32,6 +34,7 @@ class Objective:
     """
 
     reconstruction: float = 100.0
+    detail: float = 35.0
     contrast: float = 0.8
     temperature: float = 0.2
     length: float = 0.2
@@ -56,17 +59,44 @@ def loss(
         chosen = torch.rand(len(pictures), 1, 1, 1, generator=generator) < objective.vary
         pictures = torch.where(chosen.to(pictures.device), augment(pictures, generator), pictures)
     if objective.contrast == 0 or len(pictures) < 2:
-        error = F.mse_loss(model(pictures), pictures)
-        return objective.reconstruction * error, error.detach()
+        rebuilt, error = _rebuilt(model(pictures), pictures, objective)
+        return rebuilt, error.detach()
     views = torch.cat([pictures, augment(pictures, generator)]).contiguous(memory_format=torch.channels_last)
     latents, others = model.encode(views).chunk(2)  # (b, d) each
-    error = F.mse_loss(model.decode(latents), pictures)
+    rebuilt, error = _rebuilt(model.decode(latents), pictures, objective)
     total = (
-        objective.reconstruction * error
+        rebuilt
         + objective.contrast * contrast(latents, others, objective.temperature)
         + objective.length * (latents.square().mean(dim=1) - 1).square().mean()
     )
     return total, error.detach()
+
+
+def _rebuilt(decoded: Tensor, pictures: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """The weighted terms of the reconstruction, and its mean squared error."""
+    error = F.mse_loss(decoded, pictures)
+    total = objective.reconstruction * error
+    if objective.detail > 0:
+        total = total + objective.detail * F.l1_loss(local_contrast(decoded), local_contrast(pictures))
+    return total, error
+
+
+def local_contrast(pictures: Tensor) -> Tensor:
+    """Standard deviation of the pixels in each 3 x 3 window, (b, c, h - 2, w - 2).
+
+    The mean squared error is least for the mean of all pictures that a latent might stand for, which is blurred: edges
+    and textures whose place is uncertain are averaged away. Their strength is certain where their place isn't, and this
+    asks for it. (A discriminator asks for the same and costs a second network and its instability; structural
+    similarity and an L1 error were tried beside it and sharpened nothing.)
+    """
+    mean, squares = _window_mean(pictures), _window_mean(pictures * pictures)
+    return (squares - mean * mean).clamp_min(1e-4).sqrt()  # the root's slope is bounded where all is flat
+
+
+def _window_mean(pictures: Tensor) -> Tensor:
+    """As ``F.avg_pool2d(pictures, 3, 1)``, in half its time forwards and back where there is one channel."""
+    rows = pictures[..., :-2, :] + pictures[..., 1:-1, :] + pictures[..., 2:, :]
+    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
 
 
 def contrast(a: Tensor, b: Tensor, temperature: float) -> Tensor:

@@ -109,8 +109,15 @@ class Searcher:
             others = rows != without
             rows, distances = rows[others][:k], distances[others][:k]
         return Hits(
-            self._ids_of(rows), distances, view.space.metric, rows, self.read_metadata, self.read_images, answer.stats
+            self.ids_of(rows), distances, view.space.metric, rows, self.read_metadata, self.read_images, answer.stats
         )
+
+    def hits_at(
+        self, view: SpaceView, positions: npt.NDArray[np.int64], distances: npt.NDArray[np.float32], metric: Metric
+    ) -> Hits:
+        """Hits at positions, nearest first, whose distances are another metric's than the space's own."""
+        rows = view.rows[positions]
+        return Hits(self.ids_of(rows), distances, metric, rows, self.read_metadata, self.read_images, {"plan": "exact"})
 
     def nothing(self) -> Hits:
         """The answer of an empty store."""
@@ -153,7 +160,8 @@ class Searcher:
                     where.check_fields(expression, known, text)
         return where.to_condition(expression, text)
 
-    def _ids_of(self, rows: npt.NDArray[np.int64]) -> list[str]:
+    def ids_of(self, rows: npt.NDArray[np.int64]) -> list[str]:
+        """Ids of rows, in order."""
         column = self._ids
         if column is None:
             self._answers += 1

@@ -43,12 +43,14 @@ class Row:
         captions: of the hits; lines are separated by ``\\n``, and each is shortened to the width of a tile.
         query: picture of the query, or None where it has none.
         query_caption: of the query.
+        title: above the row, in `strips`.
     """
 
     pictures: Sequence[Picture | None]
     captions: Sequence[str]
     query: Picture | None = None
     query_caption: str | None = None
+    title: str | None = None
 
 
 def sheet(
@@ -107,6 +109,21 @@ def rows(queries: Sequence[Row], *, title: str | None = None, tile: int = TILE) 
         for rank, (picture, caption) in enumerate(zip(row.pictures, row.captions, strict=True)):
             _place(canvas, draw, (_MARGIN + offset + rank * (tile + _GAP), top), picture, caption, tile, str(rank + 1))
         top += _pitch(tile, lines)
+    return canvas
+
+
+def strips(queries: Sequence[Row], *, tile: int = TILE) -> Image.Image:
+    """Several rows of pictures under titles of their own, without queries."""
+    columns = max((len(row.pictures) for row in queries), default=1)
+    lines = _lines([text for row in queries for text in row.captions])
+    pitch = _pitch(tile, lines) + _TITLE + 8
+    canvas, draw, top = _canvas(max(columns, 1), max(len(queries), 1), 0, lines, None, tile, pitch)
+    for row in queries:
+        _write(draw, (_MARGIN, top), row.title or "", _TITLE - 4, _INK, canvas.width - 2 * _MARGIN)
+        for place, (picture, caption) in enumerate(zip(row.pictures, row.captions, strict=True)):
+            at = (_MARGIN + place * (tile + _GAP), top + _TITLE + 8)
+            _place(canvas, draw, at, picture, caption, tile, str(place + 1))
+        top += pitch
     return canvas
 
 
@@ -195,12 +212,12 @@ def _pitch(tile: int, lines: int) -> int:
 
 
 def _canvas(
-    columns: int, count: int, offset: int, lines: int, title: str | None, tile: int
+    columns: int, count: int, offset: int, lines: int, title: str | None, tile: int, pitch: int | None = None
 ) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
     """White paper with the title on it, and where the first row begins."""
     top = _MARGIN + (_TITLE + 20 if title else 0)
     width = 2 * _MARGIN + offset + columns * (tile + _GAP) - _GAP
-    height = top + count * _pitch(tile, lines) - _GAP + _MARGIN
+    height = top + count * (pitch or _pitch(tile, lines)) - _GAP + _MARGIN
     if width * height > 200_000_000:
         raise InvalidArgument(
             f"a sheet of {width:,} x {height:,} pixels is too large: show fewer hits or smaller tiles"

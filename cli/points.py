@@ -1,0 +1,59 @@
+"""Points of the latent space on the command line: ``test/00017``, or ``=`` and an expression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedstore.cli import output
+from embedstore.latent.support import LOW
+
+if TYPE_CHECKING:
+    from embedstore.query.hits import Hits
+    from embedstore.store import Store
+    from embedstore.types import Latent, Picture
+
+HELP = "an id, or = and an expression"
+
+
+def point(store: Store, text: str) -> Latent:
+    """The latent that a word of the command line names."""
+    return store.evaluate(text[1:]) if text.startswith("=") else store.vector(text)
+
+
+def corner(store: Store, text: str) -> Any:
+    """The same, but an item stays an item where it matters that it is one."""
+    return point(store, text) if text.startswith("=") else text
+
+
+def warn(supports: Sequence[float] | np.ndarray[Any, Any], names: Sequence[str]) -> None:
+    """Say which points lie where the data don't reach."""
+    low = [(name, float(value)) for name, value in zip(names, supports, strict=True) if value < LOW]
+    for name, value in low[:5]:
+        output.say(f"warning: {name} lies off the data (support {value:.3f}): what is decoded there means little")
+    if len(low) > 5:
+        output.say(f"warning: so do {len(low) - 5:,} others")
+
+
+def hits_json(hits: Hits) -> list[dict[str, Any]]:
+    """Hits as JSON has them, everywhere the same."""
+    return [{"id": hit.id, "score": hit.score, "distance": hit.distance, "metadata": hit.metadata} for hit in hits]
+
+
+def pixels(image: Any) -> Picture:
+    """A PIL image as a picture (h, w, c)."""
+    array = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"), dtype=np.uint8)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def write_vectors(path: Path, vectors: np.ndarray[Any, Any]) -> None:
+    """Write latents as .npy, one as (d,)."""
+    from embedstore.errors import InvalidArgument
+
+    try:
+        np.save(path, vectors if len(vectors) > 1 else vectors[0])
+    except OSError as error:
+        raise InvalidArgument(f"{path} can't be written: {error.strerror or error}") from error

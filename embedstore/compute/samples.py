@@ -1,0 +1,205 @@
+"""New items from the density of the stored latents."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedstore.compute.space import LatentSpace
+from embedstore.errors import DiskFull, InvalidArgument
+from embedstore.latent import density
+from embedstore.latent.density import Windows
+from embedstore.types import Vectors
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MOST = 1_000_000
+NEAR = 100  # items about a given one whose windows are sampled
+COPY = 0.01  # of the items are nearer to another one than what counts as a copy of it
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """New latents, and what each of them is nearest to.
+
+    Attributes:
+        latents: float32 (n, d).
+        nearest: id of each one's nearest item.
+        distances: float32 (n,), to it, by the space's metric.
+        usual: median distance between an item and its nearest other item.
+        closest: the 1st percentile of those distances: a sample that is nearer to an item is a copy of it.
+        windows: the density that they were drawn from.
+        provenance: what to ask for to get them again.
+    """
+
+    latents: Vectors
+    nearest: list[str]
+    distances: npt.NDArray[np.float32]
+    usual: float
+    closest: float
+    windows: Windows
+    provenance: dict[str, Any]
+    _space: LatentSpace = field(repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @property
+    def copies(self) -> npt.NDArray[np.bool_]:
+        """Which of them are as good as memorised (n,)."""
+        return self.distances < self.closest
+
+    @property
+    def support(self) -> npt.NDArray[np.float64]:
+        """How each lies with regard to the data (n,), in [0, 1] (see ``Store.support``)."""
+        return self._space.support(self.latents)
+
+    def images(self) -> list[Image.Image]:
+        """As pictures, decoded now.
+
+        Raises:
+            NoDecoder: the space has none.
+        """
+        from embedstore.truth.pictures import to_image
+
+        return [to_image(picture) for picture in self._space.decode(self.latents)]
+
+    def save_as_dataset(self, directory: str | os.PathLike[str]) -> Path:
+        """Write a folder that ``index`` reads: PNG files and a ``metadata.jsonl`` that says where each comes from.
+
+        Raises:
+            InvalidArgument: something is there already, or can't be written; NoDecoder; DiskFull.
+        """
+        target = Path(directory)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InvalidArgument(f"{target} is there already: name a new or empty folder")
+        images, support = self.images(), self.support
+        try:
+            target.mkdir(exist_ok=True)
+            lines = []
+            for number, image in enumerate(images):
+                name = f"sample-{number:06d}.png"
+                image.save(target / name)
+                said = {
+                    "file_name": name,
+                    "sampled": True,
+                    **self.provenance,
+                    "nearest": self.nearest[number],
+                    "distance": round(float(self.distances[number]), 6),
+                    "usual_distance": round(self.usual, 6),
+                    "support": round(float(support[number]), 4),
+                }
+                lines.append(json.dumps(said, ensure_ascii=False))
+            (target / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        except OSError as error:
+            if error.errno in (28, 27, 122):  # ENOSPC, EFBIG, EDQUOT
+                raise DiskFull(f"no room to write {target}: free some space or choose another disk") from error
+            raise InvalidArgument(f"{target} can't be written: {error.strerror or error}") from error
+        return target
+
+
+def sample(space: LatentSpace, count: int, *, where: str | None, near: Any, spread: float, seed: int) -> Samples:
+    """Draw new latents.
+
+    Args:
+        space: to draw in.
+        count: how many.
+        where: the density of these items alone.
+        near: an id, a latent, a picture: the density of the 100 items about it.
+        spread: factor of the deviations from the items; 1 is what held-out items fit best.
+        seed: the same items, settings and seed give the same samples.
+
+    Raises:
+        InvalidArgument: no number of samples or no spread, or fewer items than the space has dimensions.
+    """
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= MOST:
+        raise InvalidArgument(f"{count!r} samples can't be drawn: use a whole number from 1 to {MOST:,}")
+    if isinstance(spread, bool) or not isinstance(spread, (int, float, np.number)) or not 0.0 <= spread <= 10.0:
+        raise InvalidArgument(f"spread is {spread!r}, but must be a number from 0 to 10")
+    positions = space.positions(where)
+    if len(positions) <= space.dimension:
+        raise InvalidArgument(
+            f"a density in {space.dimension} dimensions can't be fitted to {len(positions)} items: "
+            f"it takes at least {space.dimension + 1}; widen the filter, or add items"
+        )
+    windows = space.once(("windows", where), lambda: fit(space, where))
+    generator = np.random.default_rng(seed)
+    if near is None:
+        chosen = positions[generator.integers(len(positions), size=count)]
+    else:
+        about = space.resolved([near])[0]
+        chosen = generator.choice(_nearest_of(space, about, positions, min(NEAR, len(positions)))[0], count)
+    centres = space.vectors(chosen)
+    around = _around(space, chosen, windows.neighbours, None if where is None else positions)
+    latents = density.draw(windows, centres, around, generator, spread)
+    distances, found = space.nearest(latents, 1)
+    first = space.usual()[1]
+    provenance = {"seed": seed, "spread": float(spread)} | ({} if where is None else {"where": where})
+    if isinstance(near, str):
+        provenance["near"] = near
+    return Samples(
+        latents,
+        space.ids(found[:, 0]),
+        distances[:, 0],
+        float(np.median(first)),
+        float(np.quantile(first, COPY)),
+        windows,
+        provenance,
+        space,
+    )
+
+
+def fit(space: LatentSpace, where: str | None) -> Windows:
+    """The windows under which held-out items are likeliest: see `embedstore.latent.density`."""
+    positions = space.positions(where)
+    among = None if where is None else positions
+    held = space.sample(where, density.HELD_OUT)
+    count = min(density.WINDOWS, len(positions) - 1)
+    most = min(density.MOST_NEIGHBOURS, len(positions) - 2)
+    # One more neighbour than needed: the held-out item is itself a neighbour of its neighbours.
+    near = _others_of(space, held, among, count)
+    inner = _others_of(space, near.ravel(), among, most + 1).reshape(*near.shape, -1)
+    kept = inner != held[:, None, None]
+    kept[kept.all(axis=-1), -1] = False
+    inner = inner[kept].reshape(*near.shape, -1)
+    around = space.vectors(inner.ravel()).reshape(*inner.shape, space.dimension)
+    centres = space.vectors(near.ravel()).reshape(*near.shape, space.dimension)
+    return density.choose(space.vectors(held), centres, around, len(positions))
+
+
+def _around(
+    space: LatentSpace, positions: npt.NDArray[np.int64], k: int, among: npt.NDArray[np.int64] | None
+) -> Vectors:
+    """Latents (n, k, d) of the items nearest to those at positions, among all items or some."""
+    distinct, back = np.unique(positions, return_inverse=True)
+    found = _others_of(space, distinct, among, k)
+    return space.vectors(found.ravel()).reshape(*found.shape, space.dimension)[back]
+
+
+def _others_of(
+    space: LatentSpace, positions: npt.NDArray[np.int64], among: npt.NDArray[np.int64] | None, k: int
+) -> npt.NDArray[np.int64]:
+    """Positions (n, k) of the items nearest to those at positions, themselves left out."""
+    if among is None:
+        found: npt.NDArray[np.int64] = space.others(positions, k)[1]
+        return found
+    found = _nearest_of(space, space.vectors(positions), among, k + 1)
+    itself = found == positions[:, None]
+    itself[~itself.any(axis=1), -1] = True
+    others: npt.NDArray[np.int64] = found[~itself].reshape(len(positions), -1)
+    return others
+
+
+def _nearest_of(space: LatentSpace, points: Vectors, among: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
+    """Positions (n, k) of the items nearest to points, among those at some positions."""
+    mask = np.zeros(len(space.view.rows), dtype=np.uint8)
+    mask[among] = 1
+    found: npt.NDArray[np.int64] = space.searcher.engine.search(space.view, points, k, allowed=mask).positions
+    return found

@@ -1,0 +1,106 @@
+"""A density of latents to sample from, fitted after the encoder (ex-post density estimation, Ghosh et al. 2020).
+
+Manifold Parzen windows (Vincent and Bengio 2002): a Gaussian at every item, flat along the way to its neighbours and
+narrow across. A mixture of some hundred Gaussians was the alternative: it takes minutes to fit, and each of its
+components covers gaps that the data leave. Here nothing is fitted but three numbers, chosen by the likelihood of items
+that the density hasn't seen, and an item's neighbours are looked up when a sample is drawn near it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from embedstore.latent.directions import Floats
+from embedstore.types import Vectors
+
+MOST_NEIGHBOURS = 20
+TRIED = {"neighbours": (8, MOST_NEIGHBOURS), "width": (0.25, 0.35, 0.5, 0.7, 1.0), "noise": (0.02, 0.05, 0.1, 0.2)}
+HELD_OUT, WINDOWS = 150, 12  # items whose likelihood decides, and windows near each that count
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The shape of every window.
+
+    Attributes:
+        neighbours: of an item that span its window.
+        width: of the window along the differences to them, as a share of their covariance's root.
+        noise: standard deviation in every direction, as a share of the neighbours' root mean squared difference a
+            dimension.
+        likelihood: mean log likelihood of held-out items, nats.
+    """
+
+    neighbours: int
+    width: float
+    noise: float
+    likelihood: float
+
+
+def choose(points: Vectors, centres: Vectors, around: Vectors, total: int) -> Windows:
+    """The windows under which held-out items are likeliest.
+
+    Args:
+        points: float32 (m, d), the held-out items.
+        centres: float32 (m, w, d), the items nearest to each, itself left out: other windows add nothing.
+        around: float32 (m, w, n, d), the neighbours of each of those, nearest first, the held-out item left out.
+        total: number of items.
+    """
+    tried = (
+        Windows(count, width, noise, _likelihood(points, centres, around[:, :, :count], width, noise, total))
+        for count, width, noise in product(
+            sorted({min(count, around.shape[2]) for count in TRIED["neighbours"]}), TRIED["width"], TRIED["noise"]
+        )
+    )
+    return max(tried, key=lambda windows: windows.likelihood)
+
+
+def draw(
+    windows: Windows, centres: Vectors, around: Vectors, generator: np.random.Generator, spread: float = 1.0
+) -> Vectors:
+    """One latent of each window (n, d).
+
+    Args:
+        windows: their shape.
+        centres: float32 (n, d).
+        around: float32 (n, k, d), neighbours of each centre, nearest first.
+        generator: of the random numbers.
+        spread: factor of every deviation from the centre; 0 gives the centres themselves.
+    """
+    differences = around[:, : windows.neighbours].astype(np.float64) - centres[:, None]
+    count, dimension = differences.shape[1:]
+    along = generator.normal(size=(len(centres), count)) * (windows.width / np.sqrt(count))
+    noise = _noise(differences, windows.noise)[:, None] * generator.normal(size=(len(centres), dimension))
+    moved = centres + spread * (np.einsum("nk,nkd->nd", along, differences) + noise)
+    drawn: Vectors = moved.astype(np.float32)
+    return drawn
+
+
+def _noise(differences: Floats, share: float) -> Floats:
+    """Standard deviation of the isotropic part of each window (...)."""
+    scale: Floats = np.sqrt(np.square(differences).mean(axis=(-2, -1)))
+    return share * np.maximum(scale, 1e-6)
+
+
+def _likelihood(points: Vectors, centres: Vectors, around: Vectors, width: float, noise: float, total: int) -> float:
+    """Mean log density of points under the windows near them.
+
+    Each covariance is a multiple of the unit matrix and k outer products, so that its inverse and determinant come
+    from a matrix of (k, k) (Woodbury's identity) instead of (d, d).
+    """
+    differences = around.astype(np.float64) - centres[:, :, None]  # (m, w, k, d)
+    count, dimension = differences.shape[2:]
+    variance = _noise(differences, noise) ** 2  # (m, w)
+    factor = differences * (width / np.sqrt(count))
+    inner = factor @ factor.swapaxes(-1, -2) / variance[..., None, None] + np.eye(count)  # (m, w, k, k)
+    offset = points[:, None].astype(np.float64) - centres  # (m, w, d)
+    projected = np.einsum("mwkd,mwd->mwk", factor, offset)
+    solved = np.linalg.solve(inner, projected[..., None])[..., 0]
+    squares = (np.square(offset).sum(axis=-1) - (projected * solved).sum(axis=-1) / variance) / variance
+    logs = -0.5 * (squares + np.linalg.slogdet(inner)[1] + dimension * np.log(2 * np.pi * variance))  # (m, w)
+    highest = logs.max(axis=1)
+    found: npt.NDArray[np.float64] = highest + np.log(np.exp(logs - highest[:, None]).sum(axis=1)) - np.log(total)
+    return float(found.mean())
