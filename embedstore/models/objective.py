@@ -34,8 +34,8 @@ class Objective:
     """
 
     reconstruction: float = 100.0
-    detail: float = 35.0
-    contrast: float = 0.8
+    detail: float = 32.0
+    contrast: float = 1.0
     temperature: float = 0.2
     length: float = 0.2
     vary: float = 0.0
