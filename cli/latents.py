@@ -81,9 +81,9 @@ def similar(
     where: str | None,
     as_json: bool,
 ) -> None:
-    """Find what is most similar to some items and least to others, by cosine.
+    """Find what is like some items and unlike others.
 
-    A POINT is an id, or = and an expression. No input is among the answers.
+    By cosine, as gensim does it; no input is among the answers. A POINT is an id, or = and an expression.
     """
     if not positive and not negative:
         raise click.UsageError("name what to compare with: --positive or --negative")

@@ -163,7 +163,7 @@ def interpolate(
     progress: bool | None,
     as_json: bool,
 ) -> None:
-    """Go from one point to another, through the latent space.
+    """Go from one point to another, by several methods.
 
     A POINT is an id, or = and an expression. Two or more are joined one after another.
     """

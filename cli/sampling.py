@@ -56,7 +56,7 @@ def sample(
     dataset: Path | None,
     as_json: bool,
 ) -> None:
-    """Make N new items that look as if they belonged to STORE.
+    """Make N new items like those of STORE.
 
     Each is listed with the real item nearest to it, and how far that is where 1 is usual between real items: a sample
     much nearer is a copy, one much farther a blend.

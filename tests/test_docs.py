@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 from types import ModuleType
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
@@ -56,6 +57,8 @@ def test_shown_commands_exist_with_their_options(page: Path) -> None:
     for line in shown:
         words = shlex.split(line.replace("\\", ""), comments=True)
         command = main.get_command(None, words[1])
+        if isinstance(command, click.Group):
+            command = command.get_command(None, words[2])
         assert command is not None, line
         known = {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
         for word in words[2:]:
@@ -88,6 +91,17 @@ def test_the_readmes_python_runs(number: int, pictures: Path) -> None:
     # What a comment behind a print promises is what is printed.
     for promised in re.findall(r"print\([^#]*\)\s+# (\d.*)", code):
         assert promised in done.stdout
+
+
+def test_the_python_on_computing_runs(pictures: Path) -> None:
+    with embedstore.create(pictures / "pictures.store") as store:
+        store.index(pictures / "pictures", encoder="pca", dimension=12, progress=False)
+    [code] = blocks((ROOT / "docs" / "latents.md").read_text(encoding="utf-8"), "python")
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    done = subprocess.run(command, cwd=pictures, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 5
+    assert (pictures / "eight.png").is_file()
 
 
 @pytest.fixture
