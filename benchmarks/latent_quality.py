@@ -54,7 +54,7 @@ def reconstructions(table: Table, store: Store, judge: Judge, data: dict[str, An
     table.row("judge's accuracy on reconstructions", f"{right:.4f}", f"originals {originals:.4f}", "≥ 0.88")
     error = np.mean((rebuilt / 255.0 - data["test"][..., None] / 255.0) ** 2)
     table.row("reconstruction error", f"{error:.5f}", "", "≤ 0.0070")
-    pca = PcaEncoder.fit(data["train"][..., None], dimension=64, progress=False)
+    pca, _ = PcaEncoder.fit(data["train"][..., None], dimension=64, progress=False)
     baseline = frechet(judge.look(pca.decode(pca.encode(data["test"][..., None])))[1], features)
     distance = frechet(there, features)
     other = frechet(judge.look(data["train"][:10_000])[1], features)

@@ -76,6 +76,8 @@ def _space(space: dict[str, Any], target: float | None) -> list[tuple[str, Any]]
         lines.append(("index", text))
     if space["tiers"] and target is not None:
         lines.append(("recall target", f"{target:g}"))
+    if space["directions"]:
+        lines.append(("directions", ", ".join(space["directions"])))
     if space["searched_exactly"]:
         lines.append(("searched exactly", f"{space['searched_exactly']:,} vectors"))
     return lines

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from embedstore.errors import EmbedstoreError, StoreDamaged
-from embedstore.metadata import catalog, items
+from embedstore.metadata import catalog, directions, items
 from embedstore.metadata.database import Database
 from embedstore.progress import Progress
 from embedstore.truth import tiers
@@ -83,6 +83,11 @@ def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyRep
         both, over = items.orphans(connection)
         unreadable = items.unreadable(connection)
         records = catalog.read_tiers(connection)
+        for space in spaces:
+            try:
+                directions.read(connection, space)
+            except StoreDamaged as error:
+                report.problems.append(str(error))
     report.items = len(live)
     if both:
         report.problems.append(f"{both} rows are live and deleted at once")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.errors import UnknownItem
-from embedstore.metadata import catalog, items
+from embedstore.metadata import catalog, directions, items
 from embedstore.metadata.database import Database
 from embedstore.truth import tiers
 from embedstore.truth.layout import disk_usage
@@ -45,6 +45,7 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
         fields = {key: _field(connection, key) for key in keys}
         origins = [{"scope": scope, "items": number} for scope, number in items.origins_with_counts(connection)]
         waiting = catalog.count_tombstones(connection)
+        named = {view.space.name: directions.names(connection, view.space) for view in snapshot.spaces.values()}
     sizes = disk_usage(directory)
     spaces = []
     for view in snapshot.spaces.values():
@@ -58,6 +59,7 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
                 "dimension": view.space.dimension,
                 "metric": view.space.metric.value,
                 "vectors": view.alive,
+                "directions": named[view.space.name],
                 "searched_exactly": len(view.rows) - covered,
                 "tiers": [
                     {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from embedstore.errors import (
     FilterError,
     InvalidArgument,
     NothingMatches,
+    StoreDamaged,
     StoreReadOnly,
     UnknownDirection,
     UnknownItem,
@@ -188,3 +190,30 @@ def test_a_strength_out_of_range_is_refused(store: Store, strength: object) -> N
     refused(InvalidArgument, "at least one direction", lambda: store.edit("d001", {}))
     refused(UnknownDirection, "did you mean", lambda: store.edit("d001", {"to-thre": 1.0}))
     refused(UnknownItem, "no item", lambda: store.edit("nope", {"to-three": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("vector", b"123"), ("vector", np.full(16, np.nan, "<f4").tobytes()), ("made", "{"), ("made", "[]"),
+     ("made", "{}"), ("made", '{"method": "magic", "counts": [1, 2]}'), ("made", '{"method": "difference", "counts": 3}')],
+)  # fmt: skip
+def test_a_strangers_direction_is_data(path: Path, tmp_path: Path, column: str, value: object) -> None:
+    with embedstore.open(path, read_only=True) as store:
+        store.backup(tmp_path / "theirs.store")
+    connection = sqlite3.connect(tmp_path / "theirs.store" / "store.db")
+    sets = {"vector": "UPDATE directions SET vector = ?", "made": "UPDATE directions SET made = ?"}
+    connection.execute(sets[column], (value,))
+    connection.commit()
+    connection.close()
+    with embedstore.open(tmp_path / "theirs.store") as store:
+        refused(StoreDamaged, "remove it and make it again", lambda: store.edit("d001", {"to-three": 1.0}))
+        refused(StoreDamaged, "remove it and make it again", store.directions)
+        if column == "vector":
+            assert [problem for problem in store.verify().problems if "to-three" in problem]
+        store.remove_direction("to-three")
+        assert store.directions() == []
+        assert store.verify().ok
+
+
+def test_info_names_the_directions(store: Store) -> None:
+    assert store.info()["spaces"][0]["directions"] == ["to-three"]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.compute.space import LatentSpace
-from embedstore.errors import InvalidArgument, NothingMatches, UnknownDirection
+from embedstore.errors import InvalidArgument, NothingMatches, StoreDamaged, UnknownDirection
 from embedstore.latent import directions as ways
 from embedstore.latent.directions import Sides
 from embedstore.latent.transport import Transport, transport, typical_members
@@ -163,23 +163,19 @@ def _positions(
 
 
 def _sides(space: LatentSpace, positive: str | None, negative: str | None, balance: Sequence[str]) -> Sides:
-    """The items of both sides, at most 10,000 of each, computed once a commit."""
-
-    def collect() -> tuple[Sides, npt.NDArray[np.int64]]:
-        generator = np.random.default_rng(space.seed)
-        chosen = []
-        for found in _positions(space, positive, negative):
-            some = generator.permutation(len(found))[:SIDE_LIMIT] if len(found) > SIDE_LIMIT else np.arange(len(found))
-            chosen.append(found[np.sort(some)])
-        strata = None
-        if balance:
-            values = _values(space, np.concatenate(chosen), balance)
-            codes = {value: code for code, value in enumerate(dict.fromkeys(values))}
-            both = np.array([codes[value] for value in values], dtype=np.int64)
-            strata = both[: len(chosen[0])], both[len(chosen[0]) :]
-        return Sides(space.vectors(chosen[0]), space.vectors(chosen[1]), strata), chosen[0]
-
-    return space.once(("sides", positive, negative, tuple(balance)), collect)[0]
+    """The items of both sides, at most 10,000 of each, the same ones every time."""
+    generator = np.random.default_rng(space.seed)
+    chosen = []
+    for found in _positions(space, positive, negative):
+        some = generator.permutation(len(found))[:SIDE_LIMIT] if len(found) > SIDE_LIMIT else np.arange(len(found))
+        chosen.append(found[np.sort(some)])
+    strata = None
+    if balance:
+        values = _values(space, np.concatenate(chosen), balance)
+        codes = {value: code for code, value in enumerate(dict.fromkeys(values))}
+        both = np.array([codes[value] for value in values], dtype=np.int64)
+        strata = both[: len(chosen[0])], both[len(chosen[0]) :]
+    return Sides(space.vectors(chosen[0]), space.vectors(chosen[1]), strata)
 
 
 def _values(space: LatentSpace, positions: npt.NDArray[np.int64], keys: Sequence[str]) -> list[str]:
@@ -245,14 +241,26 @@ def remove(space: LatentSpace, writer: Writer, name: str) -> None:
     Raises:
         UnknownDirection: there is none.
     """
-    get(space, name)
     with writer.locked("removing a direction"), writer.database.write() as connection:
-        rows.remove(connection, space.view.space, name)
+        gone = rows.remove(connection, space.view.space, name)
+    if not gone:
+        get(space, name)  # says which there are
 
 
 def _direction(space: LatentSpace, row: DirectionRow) -> Direction:
     made = row.made
-    reach = made.get("reach")
+    try:
+        return _checked(space, row, made, made.get("reach"))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        # A store may be somebody else's.
+        raise StoreDamaged(
+            f"store.db doesn't say how direction {row.name!r} was made: remove it and make it again"
+        ) from None
+
+
+def _checked(space: LatentSpace, row: DirectionRow, made: dict[str, Any], reach: Any) -> Direction:
+    if made["method"] not in ways.METHODS:
+        raise ValueError("an unknown method")
     return Direction(
         row.name,
         space.latent(row.vector),

@@ -6,6 +6,7 @@ An object is made anew for every commit, so nothing in it can be out of date.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from embedstore.validate import as_vectors, check_queries
 
 T = TypeVar("T")
 
+_KEPT = 64  # results: means, filters' positions (8 bytes an item), ways of directions (1 MB)
 _BLOCK = 65_536  # vectors read at a time
 _QUERIES = 4_096  # searched at a time
 GRAPH_NEIGHBOURS = 12
@@ -71,7 +73,7 @@ class LatentSpace:
         self.seed = seed
         self._encoders = encoders
         self._lock = threading.RLock()
-        self._kept: dict[Hashable, Any] = {}
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()  # what was asked for last comes last
 
     @property
     def dimension(self) -> int:
@@ -84,13 +86,16 @@ class LatentSpace:
         return Latent(np.asarray(vector, dtype=np.float32), space.name, space.fingerprint)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` gives, computed once for this commit."""
-        if key not in self._kept:
-            with self._lock:  # whoever comes second waits for what the first one computes
-                if key not in self._kept:
-                    self._kept[key] = make()
-        found: T = self._kept[key]
-        return found
+        """What ``make`` gives, computed once for this commit (of much that is asked for, the last 64 are kept)."""
+        with self._lock:  # whoever comes second waits for what the first one computes
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            else:
+                self._kept[key] = make()
+            found: T = self._kept[key]
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+            return found
 
     # What items there are
 
@@ -194,32 +199,36 @@ class LatentSpace:
 
     # Neighbours
 
-    def nearest(
-        self, points: Vectors, k: int, progress: bool = False
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def nearest(self, points: Vectors, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Distances and positions (n, k) of the items nearest to points, k cut to the number of items."""
         k = min(k, self.view.alive)
         distances = np.empty((len(points), k), dtype=np.float32)
         positions = np.empty((len(points), k), dtype=np.int64)
-        with Progress("looking for neighbours", len(points), progress, "items") as bar:
-            for start in range(0, len(points), _QUERIES):
-                part = np.ascontiguousarray(points[start : start + _QUERIES], dtype=np.float32)
-                answer = self.searcher.engine.search(self.view, part, k)
-                distances[start : start + len(part)] = answer.distances
-                positions[start : start + len(part)] = answer.positions
-                bar.advance(len(part))
+        for start in range(0, len(points), _QUERIES):
+            part = np.ascontiguousarray(points[start : start + _QUERIES], dtype=np.float32)
+            answer = self.searcher.engine.search(self.view, part, k)
+            distances[start : start + len(part)] = answer.distances
+            positions[start : start + len(part)] = answer.positions
         return distances, positions
 
     def others(
         self, own: npt.NDArray[np.int64], k: int, progress: bool = False
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """The same for items at positions, themselves left out; -1 and inf where there are fewer."""
-        distances, positions = self.nearest(self.vectors(own), k + 1, progress)
-        itself = positions == own[:, None]
-        # Where an item has so many duplicates that it isn't among its own neighbours, the farthest goes instead.
-        itself[~itself.any(axis=1), -1] = True
-        shape = len(own), positions.shape[1] - 1
-        return distances[~itself].reshape(shape), positions[~itself].reshape(shape)
+        k = min(k, self.view.alive - 1)
+        distances = np.empty((len(own), k), dtype=np.float32)
+        positions = np.empty((len(own), k), dtype=np.int64)
+        with Progress("looking for neighbours", len(own), progress) as bar:
+            for start in range(0, len(own), _QUERIES):
+                part = own[start : start + _QUERIES]
+                far, found = self.nearest(self.vectors(part), k + 1)
+                itself = found == part[:, None]
+                # Where so many duplicates hide an item that it isn't among its own, the farthest goes instead.
+                itself[~itself.any(axis=1), -1] = True
+                distances[start : start + len(part)] = far[~itself].reshape(len(part), k)
+                positions[start : start + len(part)] = found[~itself].reshape(len(part), k)
+                bar.advance(len(part))
+        return distances, positions
 
     def around(self, points: Vectors, k: int) -> Vectors:
         """Latents (n, k, d) of the items nearest to points."""

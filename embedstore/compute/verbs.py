@@ -106,7 +106,7 @@ class LatentVerbs:
             InvalidArgument, NothingMatches, UnknownDirection, FilterError.
         """
         found = self._latents(space)
-        if positive is None and negative is None and method == "difference":
+        if (positive, negative, method, component) == (None, None, "difference", 1) and not balance and not keep:
             return directions.get(found, name)
         return directions.make(
             found,

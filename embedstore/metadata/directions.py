@@ -36,10 +36,15 @@ def read(connection: Connection, space: Space, name: str | None = None) -> list[
         query, values = query + " AND name = ?", [space.id, name]  # type: ignore[list-item]
     found = []
     for label, blob, made in connection.execute(query + " ORDER BY name", values):
-        vector = np.frombuffer(blob, dtype="<f4").astype(np.float32) if len(blob) == 4 * space.dimension else None
-        if vector is None or not np.isfinite(vector).all():
+        fits = isinstance(blob, bytes) and len(blob) == 4 * space.dimension
+        vector = np.frombuffer(blob, dtype="<f4").astype(np.float32) if fits else None
+        try:
+            told = json.loads(made)
+        except ValueError:
+            told = None
+        if vector is None or not np.isfinite(vector).all() or not isinstance(told, dict):
             raise StoreDamaged(f"store.db: direction {label!r} is no vector of its space: remove it and make it again")
-        found.append(DirectionRow(label, vector, json.loads(made)))
+        found.append(DirectionRow(label, vector, told))
     return found
 
 
