@@ -195,7 +195,8 @@ def test_a_strength_out_of_range_is_refused(store: Store, strength: object) -> N
 @pytest.mark.parametrize(
     ("column", "value"),
     [("vector", b"123"), ("vector", np.full(16, np.nan, "<f4").tobytes()), ("made", "{"), ("made", "[]"),
-     ("made", "{}"), ("made", '{"method": "magic", "counts": [1, 2]}'), ("made", '{"method": "difference", "counts": 3}')],
+     ("made", "{}"), ("made", '{"method": "magic", "counts": [1, 2]}'),
+     ("made", '{"method": "difference", "counts": 3}')],
 )  # fmt: skip
 def test_a_strangers_direction_is_data(path: Path, tmp_path: Path, column: str, value: object) -> None:
     with embedstore.open(path, read_only=True) as store:
