@@ -44,13 +44,17 @@ def test_the_windows_chosen_are_the_likeliest_of_those_tried() -> None:
     order, near = windows_of(points, 12)
     _, around = windows_of(points, 20)
     chosen = density.choose(points[:50], near[:50], around[order[:50]], 300)
-    tried = [
-        density._likelihood(points[:50], near[:50], around[order[:50]][:, :, :k], width, noise, 300)
-        for k in density.TRIED["neighbours"]
-        for width in density.TRIED["width"]
-        for noise in density.TRIED["noise"]
-    ]
+    around = around[order[:50]][:, :, : density.NEIGHBOURS]
+    tried = [density._likelihood(points[:50], near[:50], around, width, density.NOISE, 300) for width in density.WIDTHS]
     assert chosen.likelihood == pytest.approx(max(tried))
+    assert chosen.width == density.WIDTHS[int(np.argmax(tried))]
+
+
+def test_a_settled_sample_is_part_of_the_way_at_its_neighbours() -> None:
+    samples, near = rng.normal(size=(6, 3)).astype(np.float32), rng.normal(size=(6, 5, 3)).astype(np.float32)
+    expected = samples + density.SETTLED * (near.mean(axis=1) - samples)
+    np.testing.assert_allclose(density.settled(samples, near), expected, atol=1e-6)
+    np.testing.assert_array_equal(density.settled(samples, near, 0.0), samples)
 
 
 def test_samples_have_the_covariance_of_their_window() -> None:

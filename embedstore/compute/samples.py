@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST = 1_000_000
 NEAR = 100  # items about a given one whose windows are sampled
+_REDRAWN = 4  # times, at most, that a copy is replaced
 COPY = 0.01  # of the items are nearer to another one than what counts as a copy of it
 
 
@@ -136,11 +137,17 @@ def sample(space: LatentSpace, count: int, *, where: str | None, near: Any, spre
     else:
         about = space.resolved([near])[0]
         chosen = generator.choice(_nearest_of(space, about, positions, min(NEAR, len(positions)))[0], count)
-    centres = space.vectors(chosen)
-    around = _around(space, chosen, windows.neighbours, None if where is None else positions)
-    latents = density.draw(windows, centres, around, generator, spread)
-    distances, found = space.nearest(latents, 1)
+    among = None if where is None else positions
     first = space.usual()[1]
+    closest = float(np.quantile(first, COPY))
+    latents = _drawn(space, windows, chosen, among, generator, spread)
+    distances, found = space.nearest(latents, 1)
+    for _ in range(_REDRAWN):  # what came out as a copy
+        again = np.flatnonzero(distances[:, 0] < closest)
+        if not len(again) or spread == 0:
+            break
+        latents[again] = _drawn(space, windows, chosen[again], among, generator, spread)
+        distances[again], found[again] = space.nearest(latents[again], 1)
     provenance = {"seed": seed, "spread": float(spread)} | ({} if where is None else {"where": where})
     if isinstance(near, str):
         provenance["near"] = near
@@ -149,11 +156,30 @@ def sample(space: LatentSpace, count: int, *, where: str | None, near: Any, spre
         space.ids(found[:, 0]),
         distances[:, 0],
         float(np.median(first)),
-        float(np.quantile(first, COPY)),
+        closest,
         windows,
         provenance,
         space,
     )
+
+
+def _drawn(
+    space: LatentSpace,
+    windows: Windows,
+    chosen: npt.NDArray[np.int64],
+    among: npt.NDArray[np.int64] | None,
+    generator: np.random.Generator,
+    spread: float,
+) -> Vectors:
+    """A sample of the window of each of the items at positions, settled."""
+    around = _around(space, chosen, windows.neighbours, among)
+    drawn = density.draw(windows, space.vectors(chosen), around, generator, density.WIDENED * spread)
+    if among is None:
+        near = space.around(drawn, density.SETTLED_TO)
+    else:
+        found = _nearest_of(space, drawn, among, min(density.SETTLED_TO, len(among)))
+        near = space.vectors(found.ravel()).reshape(*found.shape, space.dimension)
+    return density.settled(drawn, near, spread)
 
 
 def fit(space: LatentSpace, where: str | None) -> Windows:
@@ -162,7 +188,7 @@ def fit(space: LatentSpace, where: str | None) -> Windows:
     among = None if where is None else positions
     held = space.sample(where, density.HELD_OUT)
     count = min(density.WINDOWS, len(positions) - 1)
-    most = min(density.MOST_NEIGHBOURS, len(positions) - 2)
+    most = min(density.NEIGHBOURS, len(positions) - 2)
     # One more neighbour than needed: the held-out item is itself a neighbour of its neighbours.
     near = _others_of(space, held, among, count)
     inner = _others_of(space, near.ravel(), among, most + 1).reshape(*near.shape, -1)
