@@ -233,3 +233,11 @@ def test_an_interrupted_first_try_can_be_repeated_with_other_settings(tmp_path: 
 def test_a_copied_store_is_found_by_its_path_alone(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store, tmp_path / "copy")
     assert answer("index", tmp_path / "copy", store.parent / "digits")["unchanged"] == 120
+
+
+def test_an_encoder_named_for_vectors_is_refused(tmp_path: Path) -> None:
+    write_vectors(tmp_path / "v.npy", 20)
+    words = ("index", tmp_path / "s", tmp_path / "v.npy", "--vectors")
+    assert "leave the encoder 'pca' out" in refused(*words, "--encoder", "pca")
+    run(*words)
+    assert "is filled by precomputed vectors, not by pca" in refused(*words, "--encoder", "pca")

@@ -77,6 +77,10 @@ def prepare(
         check_encoder(view.space, options, reader.brings_vectors)
         return view.space
     if reader.brings_vectors:
+        if options.encoder is not None:
+            raise InvalidArgument(
+                f"{reader.name} brings vectors, which no encoder makes: leave the encoder {options.encoder!r} out"
+            )
         return for_vectors(writer, snapshots, first_vectors(reader).shape[1], options.metric)
     _fit(writer, reader, options, report, progress=progress)
     return snapshots.current().spaces[DEFAULT].space
@@ -231,10 +235,10 @@ def first_vectors(reader: Reader) -> Vectors:
 
 def check_encoder(space: Space, options: FitOptions, brings_vectors: bool) -> None:
     """Raise EncoderMismatch where a source, or what is asked of an encoder, doesn't fit the space that is there."""
-    there = f"{space.encoder} {space.fingerprint[:12]}"
+    there = f"the encoder {space.encoder} {space.fingerprint[:12]}" if space.encoder else "precomputed vectors"
     if brings_vectors and space.encoder:
         raise EncoderMismatch(
-            f"the source brings vectors, but space {space.name!r} is filled by the encoder {there}: "
+            f"the source brings vectors, but space {space.name!r} is filled by {there}: "
             "give pictures, or use another store for the vectors"
         )
     if not brings_vectors and not space.encoder:
@@ -244,7 +248,7 @@ def check_encoder(space: Space, options: FitOptions, brings_vectors: bool) -> No
         )
     if options.encoder is not None and options.encoder != space.encoder:
         raise EncoderMismatch(
-            f"space {space.name!r} is filled by the encoder {there}, not by {options.encoder}: "
+            f"space {space.name!r} is filled by {there}, not by {options.encoder}: "
             "leave the encoder out, or use another store"
         )
     if options.dimension is not None and options.dimension != space.dimension:
