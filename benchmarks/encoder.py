@@ -118,7 +118,7 @@ def main() -> None:
         "PCA": lambda: PcaEncoder.fit(train, dimension=args.dimension, seed=args.seed, progress=False)
     }
     if args.plain:
-        variants["autoencoder, reconstruction alone"] = lambda: autoencoder(Objective(contrast=0))
+        variants["autoencoder, reconstruction alone"] = lambda: autoencoder(Objective(contrast=0, detail=0))
     variants["autoencoder, default"] = lambda: autoencoder(Objective())
 
     print(f"Fashion-MNIST: {len(train):,} fitted, {len(test):,} tested")

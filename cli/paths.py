@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from embedstore.store import Store
 
 _file = click.Path(path_type=Path)
-_FRAMES = 16  # of a film, for each part of the way
+_FRAMES = 12  # of a film, for each part of the way
 
 
 def check(target: Path) -> None:

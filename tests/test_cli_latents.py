@@ -104,7 +104,7 @@ def test_an_edit_is_a_sheet_a_film_and_hits(store: Path, tmp_path: Path) -> None
     assert size(tmp_path / "e.png")[0] > 400
     run(*words, "--edit", "to-three=-1", "-o", tmp_path / "e.gif")
     with Image.open(tmp_path / "e.gif") as film:
-        assert film.n_frames == 2 * 31 - 2  # 15 steps for each edit and the item itself, there and back
+        assert film.n_frames == 2 * 23 - 2  # 11 steps for each edit and the item itself, there and back
         assert film.info["loop"] == 0
         assert max(film.size) == 256
     run(*words, "d009", "-o", tmp_path / "e.npy")

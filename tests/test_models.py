@@ -243,7 +243,7 @@ def test_a_fit_becomes_better_than_pca_and_says_what_it_did() -> None:
     pictures = blobs(200)
     start = training.new_model(SMALL, pictures, np.arange(200), seed=0).eval()
     pca = training.validate(start, pictures, np.arange(200), torch.device("cpu"))
-    model, report = training.fit(pictures, SMALL, steps=150, progress=False, objective=Objective(contrast=0))
+    model, report = training.fit(pictures, SMALL, steps=150, progress=False, objective=Objective(contrast=0, detail=0))
     assert training.validate(model, pictures, np.arange(200), torch.device("cpu")) < 0.8 * pca
     assert report.steps == 150
     assert report.stopped == "schedule done"
