@@ -182,6 +182,11 @@ def test_a_direction_outlives_the_items_that_it_was_made_of(tmp_path: Path) -> N
         moved = store.edit("v40", {"far": 1.0}).vector - z[40]
         assert abs(moved @ made.vector) == pytest.approx(np.linalg.norm(moved) * made.latent.norm(), rel=1e-4)
         assert z[40] @ made.vector < (z[40] + moved) @ made.vector
+        for name in store.ids():  # and now nothing has the field that its sides are told by
+            store.update(name, metadata={"far": None})
+        with pytest.raises(FilterError):
+            store.ids("far = false")
+        assert np.array_equal(store.edit("v40", {"far": 1.0}).vector - z[40], moved)
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), 11, -10.5, "1", None, True])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import embedstore
-from embedstore.compute import interpolation
+from embedstore.compute import interpolation, samples
 from embedstore.errors import (
     Disconnected,
     InvalidArgument,
@@ -122,7 +122,9 @@ def test_a_grid_has_its_corners(store: Store) -> None:
     np.testing.assert_allclose(corners, [store.vector(name).vector for name in names], atol=1e-5)
 
 
-def test_samples_say_what_they_are_near_to(store: Store) -> None:
+@pytest.mark.parametrize("block", [10_000, 64])
+def test_samples_say_what_they_are_near_to(store: Store, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(samples, "_BLOCK", block)
     found = store.sample(200, seed=4)
     z, names = latents(store).astype(np.float64), store.ids()
     far = np.linalg.norm(found.latents[:, None] - z, axis=2)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from embedstore.compute import directions
 from embedstore.compute.directions import Direction
 from embedstore.compute.space import LatentSpace
-from embedstore.errors import InvalidArgument, NothingMatches
+from embedstore.errors import FilterError, InvalidArgument, NothingMatches
 from embedstore.latent.directions import Floats, without
 from embedstore.types import Vectors
 
@@ -84,6 +84,6 @@ def _there(space: LatentSpace, direction: Direction) -> bool:
     """Whether the items that a direction was made of are still there to be led to."""
     try:
         directions.way(space, direction)
-    except (NothingMatches, InvalidArgument):
+    except (NothingMatches, InvalidArgument, FilterError):  # the last: nothing has the field any more
         return False
     return True

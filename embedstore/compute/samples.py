@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST = 1_000_000
 NEAR = 100  # items about a given one whose windows are sampled
+_BLOCK = 10_000  # samples drawn at a time
 _REDRAWN = 4  # times, at most, that a copy is replaced
 COPY = 0.01  # of the items are nearer to another one than what counts as a copy of it
 
@@ -140,14 +141,19 @@ def sample(space: LatentSpace, count: int, *, where: str | None, near: Any, spre
     among = None if where is None else positions
     first = space.usual()[1]
     closest = float(np.quantile(first, COPY))
-    latents = _drawn(space, windows, chosen, among, generator, spread)
+    latents = np.empty((count, space.dimension), dtype=np.float32)
+    for start in range(0, count, _BLOCK):  # a sample's neighbours take far more memory than the sample
+        part = slice(start, start + _BLOCK)
+        latents[part] = _drawn(space, windows, chosen[part], among, generator, spread)
     distances, found = space.nearest(latents, 1)
     for _ in range(_REDRAWN):  # what came out as a copy
         again = np.flatnonzero(distances[:, 0] < closest)
         if not len(again) or spread == 0:
             break
-        latents[again] = _drawn(space, windows, chosen[again], among, generator, spread)
-        distances[again], found[again] = space.nearest(latents[again], 1)
+        for start in range(0, len(again), _BLOCK):
+            part = again[start : start + _BLOCK]
+            latents[part] = _drawn(space, windows, chosen[part], among, generator, spread)
+            distances[part], found[part] = space.nearest(latents[part], 1)
     provenance = {"seed": seed, "spread": float(spread)} | ({} if where is None else {"where": where})
     if isinstance(near, str):
         provenance["near"] = near
