@@ -172,7 +172,7 @@ def _draw(store: Store, found: Direction, ids: list[str], strengths: list[float]
 
 
 def _as_json(found: Direction) -> dict[str, Any]:
-    made = {key: value for key, value in asdict(found).items() if key not in ("latent", "reach")}
+    made = {key: value for key, value in asdict(found).items() if key not in ("latent", "reach", "kept")}
     return {**made, "length": found.latent.norm(), "vector": found.vector}
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
 from embedstore.cli import output, points
 from embedstore.cli.options import example, json_option, k_option, store_argument, where_option
+
+if TYPE_CHECKING:
+    from embedstore.store import Store
+    from embedstore.types import Latent
 
 _file = click.Path(path_type=Path)
 
@@ -41,8 +46,8 @@ def evaluate(store: Path, expression: str, k: int, where: str | None, target: Pa
     from embedstore.cli import pictures as sheets
     from embedstore.cli.search import print_hits
 
-    if target is not None and target.suffix.lower() != ".npy":
-        sheets.check(target)
+    if target is not None:
+        sheets.check(target, ".npy")
     with embedstore.open(store, read_only=True) as opened:
         latent = opened.evaluate(expression)
         hits = opened.search(latent, k, where)
@@ -52,6 +57,7 @@ def evaluate(store: Path, expression: str, k: int, where: str | None, target: Pa
                 points.write_vectors(target, latent.vector[None])
             else:
                 sheets.write(target, opened, ["the result"], [latent], [hits])  # type: ignore[list-item]
+                _note_without_decoder(opened, latent)
         if as_json:
             found = {"expression": expression, "support": support, "length": latent.norm()}
             output.emit({**found, "vector": latent.vector, "hits": points.hits_json(hits)})  # type: ignore[arg-type]
@@ -61,6 +67,15 @@ def evaluate(store: Path, expression: str, k: int, where: str | None, target: Pa
     points.warn([support], ["the result"])
     if target is not None:
         output.say(f"wrote {target}")
+
+
+def _note_without_decoder(store: Store, latent: Latent) -> None:
+    from embedstore.errors import NoDecoder
+
+    try:
+        store.decode(latent)
+    except NoDecoder as error:
+        output.say(f"note: {error}; the sheet shows the nearest items alone")
 
 
 @click.command()

@@ -20,13 +20,6 @@ _file = click.Path(path_type=Path)
 _FRAMES = 12  # of a film, for each part of the way
 
 
-def check(target: Path) -> None:
-    """Raise InvalidArgument where neither a sheet nor a film can be written."""
-    from embedstore.cli import pictures
-
-    pictures.check(target if target.suffix.lower() != ".gif" else target.with_suffix(".png"))
-
-
 @click.command()
 @store_argument
 @click.argument("wanted", metavar="POINT...", nargs=-1, required=True)
@@ -62,8 +55,10 @@ def edit(
     import embedstore
     from embedstore.cli.search import print_hits
 
-    if target is not None and target.suffix.lower() != ".npy":
-        check(target)
+    if target is not None:
+        from embedstore.cli import pictures
+
+        pictures.check(target, ".gif", ".npy")
     edits = [_strength(text) for text in chain]
     with embedstore.open(store, read_only=True) as opened:
         latents = np.stack([points.point(opened, text).vector for text in wanted])
@@ -145,7 +140,9 @@ def _draw_edits(
 )
 @click.option("--compare", is_flag=True, help="Go by every method, and compare them.")
 @click.option("--grid", is_flag=True, help="Fill the square between four POINTs: N by N stops.")
-@click.option("-o", "--output", "target", type=_file, metavar="FILE", help="A sheet (.png) or a film (.gif).")
+@click.option(
+    "-o", "--output", "target", type=_file, metavar="FILE", help="A sheet (.png), a film (.gif), or the latents (.npy)."
+)
 @progress_option
 @json_option
 @example(
@@ -174,7 +171,9 @@ def interpolate(
     if len(wanted) < 2:
         raise click.UsageError("a path leads between at least two POINTs")
     if target is not None:
-        check(target)
+        from embedstore.cli import pictures
+
+        pictures.check(target, *(() if compare else (".gif", ".npy")))
     with embedstore.open(store, read_only=True) as opened:
         corners = [points.corner(opened, text) for text in wanted]
         if compare:
@@ -211,6 +210,9 @@ def _report(path: LatentPath, store: Any, as_json: bool) -> None:
 def _draw_path(store: Store, path: LatentPath, columns: int | None, target: Path) -> None:
     from embedstore.query import film, sheet
 
+    if target.suffix.lower() == ".npy":
+        points.write_vectors(target, path.latents)
+        return
     if target.suffix.lower() == ".gif":
         film.save(path.images(), target)
         return
@@ -230,11 +232,8 @@ def _compared(store: Store, found: dict[str, LatentPath], target: Path | None, a
 
     measures = {method: path.measures() for method, path in found.items()}
     if target is not None:
-        from embedstore.errors import InvalidArgument
         from embedstore.query import sheet
 
-        if target.suffix.lower() == ".gif":
-            raise InvalidArgument("a comparison is a sheet: end its name in .png")
         rows = []
         for method, path in found.items():
             captions = [f"support {value:.2f}" for value in path.support]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedstore.cli import points
 from embedstore.errors import InvalidArgument, NoDecoder
 from embedstore.query import sheet
 from embedstore.query.resolve import ItemRef
@@ -25,14 +26,21 @@ if TYPE_CHECKING:
 _TITLE_KEYS = ("label", "title", "name", "caption", "text")
 
 
-def check(path: Path) -> None:
-    """Raise InvalidArgument where a picture can't be written to ``path``, before the work for it is done."""
-    if path.suffix.lower() not in sheet.SUFFIXES:
-        raise InvalidArgument(f"{path} must end in one of {', '.join(sheet.SUFFIXES)}: no other picture is written")
-    _check_place(path)
+def check(path: Path, *others: str) -> None:
+    """Raise InvalidArgument where a picture can't be written to ``path``, before the work for it is done.
+
+    Args:
+        path: of the file.
+        others: endings that are as good, though not a picture's: '.gif' of a film, '.npy' of latents.
+    """
+    endings = (*sheet.SUFFIXES, *others)
+    if path.suffix.lower() not in endings:
+        raise InvalidArgument(f"{path} must end in one of {', '.join(endings)}: nothing else is written")
+    check_place(path)
 
 
-def _check_place(path: Path) -> None:
+def check_place(path: Path) -> None:
+    """Raise InvalidArgument where no file can be written to ``path``."""
     parent = path.parent
     if path.is_dir():
         raise InvalidArgument(f"{path} is a folder: name a file")
@@ -68,12 +76,8 @@ def write_items(target: Path, store: Store, ids: Sequence[str]) -> list[Path]:
         InvalidArgument: an item has no picture, or ``target`` can't be written.
     """
     if target.suffix.lower() == ".npy":
-        _check_place(target)
-        vectors = np.stack([store.vector(name).vector for name in ids])
-        try:
-            np.save(target, vectors if len(ids) > 1 else vectors[0])
-        except OSError as error:
-            raise InvalidArgument(f"{target} can't be written: {error.strerror or error}") from error
+        check_place(target)
+        points.write_vectors(target, np.stack([store.vector(name).vector for name in ids]))
         return [target]
     images = store.images(ids)
     for name, image in zip(ids, images, strict=True):

@@ -54,6 +54,7 @@ def write_vectors(path: Path, vectors: np.ndarray[Any, Any]) -> None:
     from embedstore.errors import InvalidArgument
 
     try:
-        np.save(path, vectors if len(vectors) > 1 else vectors[0])
+        with path.open("wb") as file:  # np.save would add .npy to a name that ends in .NPY
+            np.save(file, vectors if len(vectors) > 1 else vectors[0])
     except OSError as error:
         raise InvalidArgument(f"{path} can't be written: {error.strerror or error}") from error

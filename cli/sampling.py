@@ -63,9 +63,12 @@ def sample(
     """
     import embedstore
     from embedstore.cli import pictures
+    from embedstore.compute import samples
 
-    if target is not None and target.suffix.lower() != ".npy":
-        pictures.check(target)
+    if target is not None:
+        pictures.check(target, ".npy")
+    if dataset is not None:
+        samples.check_folder(dataset)
     with embedstore.open(store, read_only=True) as opened:
         place = None if near is None else points.corner(opened, near)
         found = opened.sample(count, where, near=place, spread=spread, seed=seed)

@@ -77,6 +77,9 @@ class Disconnected(EmbedstoreError):
     """No chain of neighbours leads from one item to another."""
 
 
+_SHOWN = 100  # letters of a long line
+
+
 class PointedError(EmbedstoreError):
     """A text that can't be understood, with a caret under the place.
 
@@ -92,7 +95,11 @@ class PointedError(EmbedstoreError):
             # A text of several lines keeps its caret under the right one.
             start = text.rfind("\n", 0, position) + 1
             line = text[start:].split("\n", 1)[0]
-            message = f"{message}\n  {line}\n  {' ' * (position - start)}^"
+            place = position - start
+            if len(line) > _SHOWN:  # what is about the place, so that the caret doesn't get lost
+                first = max(0, min(place - _SHOWN // 2, len(line) - _SHOWN))
+                line, place = line[first : first + _SHOWN], place - first
+            message = f"{message}\n  {line}\n  {' ' * place}^"
         super().__init__(message)
 
 

@@ -84,7 +84,7 @@ class Store(LatentVerbs):
         self._writer = Writer(path, self._database, self.config)
         self._searcher = Searcher(path, self._database, self._snapshots)
         self._encoders = Encoders(path / layout.MODELS)
-        self._spaces = Spaces(self._database, self._snapshots, self._searcher, self._encoders)
+        self._spaces = Spaces(self._database, self._searcher, self._encoders)
         self._closed = False
 
     def index(
@@ -357,6 +357,7 @@ class Store(LatentVerbs):
         self._snapshots.close()
         self._database.close()
         self._searcher.engine.forget()
+        self._spaces.forget()
 
     def __enter__(self) -> Store:
         return self
@@ -381,8 +382,7 @@ class Store(LatentVerbs):
         return view
 
     def _latents(self, space: str | None) -> LatentSpace:
-        self._view(space)  # says what is missing
-        return self._spaces.at(space, self.config.seed)
+        return self._spaces.at(self._view(space), self.config.seed)
 
     def _row(self, name: str) -> int:
         self._open()

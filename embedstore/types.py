@@ -82,7 +82,7 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Latent:
     """A vector of a space that remembers its space, so that latents of two spaces can't be mixed.
 
@@ -103,6 +103,15 @@ class Latent:
 
     def __len__(self) -> int:
         return len(self.vector)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Latent):
+            return NotImplemented
+        same = (self.space, self.fingerprint) == (other.space, other.fingerprint)
+        return same and np.array_equal(self.vector, other.vector)
+
+    def __hash__(self) -> int:
+        return hash((self.space, self.fingerprint, self.vector.tobytes()))
 
     def _other(self, other: Latent) -> npt.NDArray[np.float32]:
         if (other.space, other.fingerprint) != (self.space, self.fingerprint):

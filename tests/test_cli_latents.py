@@ -139,7 +139,7 @@ def test_methods_are_compared_in_a_table_and_a_sheet(store: Path, tmp_path: Path
     assert "picture length" in text.splitlines()[0]
     assert "graph: every stop is a real item" in text
     refused(*words, "--grid", code=2)
-    assert "end its name in .png" in refused(*words, "-o", tmp_path / "c.gif")
+    assert "must end in one of .png" in refused(*words, "-o", tmp_path / "c.gif")
 
 
 def test_a_grid_is_drawn_between_four_corners(store: Path, tmp_path: Path) -> None:

@@ -139,11 +139,33 @@ def test_any_text_either_parses_or_is_refused(text: str) -> None:
 
 
 def test_limits_leave_room_for_long_sums() -> None:
-    count = 90
+    count = 400
     found = evaluate(parse(" + ".join(["item('a')"] * count)), lookup)
     np.testing.assert_allclose(found, count * KNOWN["a"], rtol=1e-5)
-    with pytest.raises(ExpressionError, match=str(expression.MAX_DEPTH)):
+    assert len(parse(" + ".join(["item('a')"] * count)).sources()) == count
+    with pytest.raises(ExpressionError, match=f"{expression.MAX_NODES:,}") as refused:
         parse("+".join(["item('a')"] * 900))
+    assert len(str(refused.value)) < 400  # the place, not all of the text
+    with pytest.raises(ExpressionError, match=str(expression.MAX_DEPTH)):
+        parse("unit(" * 150 + "item('a')" + ")" * 150)
+    with pytest.raises(ExpressionError, match=str(expression.MAX_DEPTH)):
+        parse("item('a')+(" * 150 + "item('a')" + ")" * 150)
+
+
+@pytest.mark.parametrize("text", ["item('a')) + (item('b')", "unit(item('a')))(", " item('a')) - 2 * (item('b')"])
+def test_parentheses_must_match(text: str) -> None:
+    with pytest.raises(ExpressionError, match="unmatched") as refused:
+        parse(text)
+    if "+" in text:
+        assert refused.value.position == text.index("))") + 1
+
+
+def test_a_cluster_is_a_number_or_a_name() -> None:
+    for text, meant in (("3", 3), ("-1", -1), ("'boots'", "boots")):
+        assert parse(f"cluster({text})").sources()[0].argument == meant
+    for text in ("0x" + "f" * 5000, str(2**63), "-" + str(2**70), "1.5", "True", "-True", "item('a')"):
+        with pytest.raises(ExpressionError):
+            parse(f"cluster({text})")
 
 
 def test_a_filters_own_caret_is_kept() -> None:

@@ -115,3 +115,29 @@ def test_the_typical_members_are_the_purest() -> None:
     assert purity[chosen].min() > purity[~chosen].max()
     assert transport.typical_members(np.array([0.2, 0.2, 0.2])).all()
     assert transport.typical_members(np.ones(500)).all()  # no reason to leave any out
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1e-12, 0), (1e-4, 0), (1e12, 0), (1, 3_000), (1e-3, 5)])
+def test_an_edit_is_the_same_at_any_scale_and_place(scale: float, offset: float) -> None:
+    generator = np.random.default_rng(2)
+    negative = generator.normal(size=(200, 8))
+    positive = 0.5 * generator.normal(size=(200, 8)) + [5, *[0] * 7]
+    points = negative[:50]
+    typical = np.ones(200, dtype=bool)
+    expected = transport.transport(Sides(positive.astype("f4"), negative.astype("f4")), typical).displacements(points)
+
+    def there(latents: np.ndarray) -> np.ndarray:
+        return (scale * latents + offset).astype(np.float32)
+
+    found = transport.transport(Sides(there(positive), there(negative)), typical).displacements(there(points))
+    tolerance = 1e-3 + 10 * abs(offset) * 2.0**-23 / scale  # what float32 keeps of the data there
+    same = np.isclose(found / scale, expected, atol=tolerance).all(axis=1)
+    assert same.mean() >= 0.95  # rounding may make another member the third nearest
+
+
+def test_sides_of_identical_items_lead_from_one_to_the_other() -> None:
+    for a, b in (([1, 2], [5, 7]), ([0, 0], [1, 2]), ([1e-9, 0], [0, 1e-9])):
+        sides = Sides(np.tile(np.float32(b), (4, 1)), np.tile(np.float32(a), (4, 1)))
+        way = transport.transport(sides, np.ones(4, dtype=bool))
+        np.testing.assert_allclose(a + way.displacements(np.float32([a]))[0], b, rtol=1e-5, atol=1e-14)
+        np.testing.assert_allclose(way.displacements(np.float32([b])), 0, atol=1e-6 * np.abs(b).max())

@@ -113,3 +113,16 @@ def test_separation_is_measured_on_items_that_were_held_out() -> None:
     # On the items that it was made of, it would be nearly 1.
     assert directions.separation(noise, "difference", [], 0) == pytest.approx(0.5, abs=0.25)
     assert directions.separation(Sides(*np.zeros((2, 2, 3), np.float32)), "difference", [], 0) is None
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1.0, 1e9])
+def test_what_is_kept_may_be_named_twice_and_depend_on_the_rest(scale: float) -> None:
+    generator = np.random.default_rng(3)
+    vector, a, b, c = generator.normal(size=(4, 9)).astype(np.float32)
+    expected = directions.without(vector.astype(np.float64), [a, b, c])
+    kept = [scale * a, scale * b, scale * (a - b), scale * a, scale * c]  # rounded to float32: not quite dependent
+    found = directions.without(scale * vector.astype(np.float64), [one.astype(np.float32) for one in kept])
+    np.testing.assert_allclose(found / scale, expected, atol=1e-5)
+    many = generator.normal(size=(6, 9))
+    for one, left in zip(many, directions.apart(many, directions.span([a, b, c])), strict=True):
+        np.testing.assert_allclose(left, directions.without(one, [a, b, c]), atol=1e-9)

@@ -152,3 +152,13 @@ def test_a_grid_has_its_corners_and_their_mean_in_the_middle() -> None:
 def test_a_path_has_at_least_two_stops() -> None:
     with pytest.raises(InvalidArgument, match="at least 2"):
         paths.linear(CORNERS, 1)
+
+
+def test_a_density_path_between_nearly_equal_points_stays_there() -> None:
+    items = rng.normal(size=(50, 6)).astype(np.float32)
+    for gap in (0.0, 1e-5, 1e-3):
+        ends = np.stack([items[0], items[0] + np.float32(gap)])
+        found = paths.density(ends, 7, lambda z: np.repeat(items[None, 1:6], len(z), axis=0), None)
+        far = np.linalg.norm(found - ends[0], axis=1).max()
+        assert far <= 3 * np.linalg.norm(ends[1] - ends[0])
+        np.testing.assert_allclose(found[[0, -1]], ends, atol=1e-7)

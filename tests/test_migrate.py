@@ -115,7 +115,7 @@ def test_an_older_store_can_not_be_opened_for_reading_only(
 ) -> None:
     later_version(tmp_path, monkeypatch)
     before = (path / "store.db").read_bytes()
-    refused(StoreReadOnly, "open it once for writing", lambda: embedstore.open(path, read_only=True))
+    refused(StoreReadOnly, "embedstore compact", lambda: embedstore.open(path, read_only=True))
     assert (path / "store.db").read_bytes() == before
 
 

@@ -15,6 +15,7 @@ from embedstore.errors import InvalidArgument
 from embedstore.index import exact
 from embedstore.latent import expression
 from embedstore.query.hits import Hits
+from embedstore.query.resolve import is_single
 from embedstore.types import Latent, Metric, Vectors
 
 _SHIFT = 0.001  # of 3CosMul's divisor, against division by zero (Levy and Goldberg 2014)
@@ -87,6 +88,8 @@ def most_similar(
     if not lengths.all():
         raise InvalidArgument("a latent of length 0 has no direction to compare with")
     weights = np.array([weight for _, weight in pairs], dtype=np.float64)
+    if not np.isfinite(weights).all() or not weights.any():
+        raise InvalidArgument("weights must be finite numbers, and not all of them 0")
     units = vectors / lengths[:, None]
     view = space.view
     mask = np.zeros(len(view.rows), dtype=np.uint8)
@@ -128,11 +131,12 @@ def _product(
 
 
 def _weighted(values: Iterable[Any], sign: float) -> list[Weighted]:
-    single = isinstance(values, (str, Latent)) or (isinstance(values, np.ndarray) and values.ndim == 1)
-    listed: Sequence[Any] = [values] if single else list(values)
+    if isinstance(values, Iterable) and not isinstance(values, (str, np.ndarray)):
+        values = list(values)
+    listed: Sequence[Any] = [values] if is_single(values) else values  # type: ignore[assignment]
     found = []
     for value in listed:
-        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], (int, float)):
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], (int, float, np.number)):
             found.append((value[0], sign * float(value[1])))
         else:
             found.append((value, sign))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +25,8 @@ from embedstore.types import Latent
 
 SIDE_LIMIT = 10_000  # items of a side that a direction is made of: more move it by less than it is worth
 _KIN = 15  # neighbours by which a member counts as typical
-_NAME = re.compile(r"[^\s=,'\"()\x00-\x1f][^=,'\"()\x00-\x1f]{0,99}")
+_LONGEST = 100  # letters of a name
+_NOT_IN_NAMES = set("=,'\"()")  # so that it can be written in an expression and on a command line
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class Direction:
         explained: share of the variance, of a principal direction.
         created: when, ISO 8601.
         commit: of the store that it was made at.
+        reach: median places of the negative and the positive side along it.
+        kept: float32 (k, d), orthonormal: what the directions in ``keep`` spanned when it was made.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Direction:
     created: str = ""
     commit: int = 0
     reach: tuple[float, float] | None = field(default=None, repr=False)
+    kept: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     @property
     def vector(self) -> npt.NDArray[np.float32]:
@@ -86,8 +89,10 @@ def make(
         InvalidArgument: a name, method or combination that there isn't; NothingMatches: a side is empty;
         UnknownDirection: one to keep isn't there.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidArgument(f"{name!r} can't name a direction: use up to 100 characters without = , ( ) and quotes")
+    if not _can_name(name):
+        raise InvalidArgument(
+            f"{name!r} can't name a direction: use up to {_LONGEST} printable characters without = , ( ) and quotes"
+        )
     if method not in ways.METHODS:
         raise InvalidArgument(f"unknown method {method!r}: use one of {', '.join(ways.METHODS)}")
     if balance and method == "difference":
@@ -104,11 +109,23 @@ def make(
     if not np.linalg.norm(vector) > 1e-6 * scale:  # what rounding leaves of two sides that are the same
         raise InvalidArgument(f"direction {name!r} would have length 0: its sides don't differ in this space")
     made |= {"balance": list(balance), "keep": list(keep), **more}
+    if kept:  # as they are now: they may be replaced or removed
+        made["kept"] = ways.span(kept).astype(np.float32).tolist()
     made["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     with writer.locked("storing a direction"), writer.database.write() as connection:
         made["commit"] = catalog.read_state(connection).seq
         rows.write(connection, space.view.space, DirectionRow(name, vector.astype(np.float32), made))
     return get(space, name)
+
+
+def _can_name(name: object) -> bool:
+    return (
+        isinstance(name, str)
+        and 0 < len(name) <= _LONGEST
+        and name == name.strip()
+        and name.isprintable()
+        and not _NOT_IN_NAMES & set(name)
+    )
 
 
 def _principal(
@@ -156,9 +173,13 @@ def _positions(
         raise NothingMatches(f"every item matches {positive}: there is nothing to tell them from")
     if np.array_equal(away, towards):
         raise InvalidArgument(f"both sides are the same {len(away):,} items: name two that differ")
+    both = np.intersect1d(towards, away, assume_unique=True)  # of neither side: they can't tell the two apart
+    towards, away = (np.setdiff1d(side, both, assume_unique=True) for side in (towards, away))
     for found, filter in ((towards, positive), (away, negative or f"not ({positive})")):
         if len(found) < ways.FEWEST:
-            raise InvalidArgument(f"only {len(found)} item matches {filter}: a side needs at least {ways.FEWEST}")
+            alone = " and not the other side" if len(both) else ""
+            listed = "1 item matches" if len(found) == 1 else f"{len(found)} items match"
+            raise InvalidArgument(f"only {listed} {filter}{alone}: a side needs at least {ways.FEWEST}")
     return towards, away
 
 
@@ -219,10 +240,10 @@ def get(space: LatentSpace, name: str) -> Direction:
         UnknownDirection: there is none; near names are suggested.
     """
     with space.database.read() as connection:
-        found = rows.read(connection, space.view.space, name)
+        found = rows.read(connection, space.view.space, name) if _can_name(name) else []
         known = [] if found else rows.names(connection, space.view.space)
     if not found:
-        near = difflib.get_close_matches(name, known, n=3)
+        near = difflib.get_close_matches(str(name), known, n=3)
         listed = f"there are {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else listed if known else "there are none yet"
         raise UnknownDirection(f"no direction is named {name!r}: {hint}")
@@ -242,7 +263,7 @@ def remove(space: LatentSpace, writer: Writer, name: str) -> None:
         UnknownDirection: there is none.
     """
     with writer.locked("removing a direction"), writer.database.write() as connection:
-        gone = rows.remove(connection, space.view.space, name)
+        gone = _can_name(name) and rows.remove(connection, space.view.space, name)
     if not gone:
         get(space, name)  # says which there are
 
@@ -261,6 +282,9 @@ def _direction(space: LatentSpace, row: DirectionRow) -> Direction:
 def _checked(space: LatentSpace, row: DirectionRow, made: dict[str, Any], reach: Any) -> Direction:
     if made["method"] not in ways.METHODS:
         raise ValueError("an unknown method")
+    kept = None if made.get("kept") is None else np.array(made["kept"], dtype=np.float32)
+    if kept is not None and (kept.ndim != 2 or kept.shape[1] != space.dimension or not np.isfinite(kept).all()):
+        raise ValueError("what is kept is no basis")
     return Direction(
         row.name,
         space.latent(row.vector),
@@ -270,9 +294,10 @@ def _checked(space: LatentSpace, row: DirectionRow, made: dict[str, Any], reach:
         tuple(made.get("balance") or ()),
         tuple(made.get("keep") or ()),
         (int(made["counts"][0]), int(made["counts"][1])),
-        made.get("auc"),
-        made.get("explained"),
-        made.get("created", ""),
+        None if made.get("auc") is None else float(made["auc"]),
+        None if made.get("explained") is None else float(made["explained"]),
+        str(made.get("created", "")),
         int(made.get("commit", 0)),
         None if reach is None else (float(reach[0]), float(reach[1])),
+        kept,
     )

@@ -13,7 +13,7 @@ from embedstore.compute import directions
 from embedstore.compute.directions import Direction
 from embedstore.compute.space import LatentSpace
 from embedstore.errors import FilterError, InvalidArgument, NothingMatches
-from embedstore.latent.directions import Floats, without
+from embedstore.latent.directions import Floats, apart
 from embedstore.types import Vectors
 
 STRENGTHS = (-10.0, 10.0)
@@ -26,7 +26,10 @@ def checked(edits: Edits) -> list[tuple[str, float]]:
     Raises:
         InvalidArgument: none, or a strength that isn't a number from -10 to 10.
     """
-    chain: list[tuple[Any, Any]] = [*(edits.items() if isinstance(edits, Mapping) else edits)]
+    given: Any = edits
+    chain = list(given.items() if isinstance(given, Mapping) else given)
+    if isinstance(given, str) or not all(isinstance(one, (tuple, list)) and len(one) == 2 for one in chain):
+        raise InvalidArgument("edits are strengths by name, as in {'boot-ness': 1.0}, or (name, strength) pairs")
     if not chain:
         raise InvalidArgument("name at least one direction to edit by, with its strength")
     for name, strength in chain:
@@ -74,9 +77,8 @@ def displacements(
         missing = np.minimum(missing, 0.0) if target < source else np.maximum(missing, 0.0)
         return abs(strength) * missing[:, None] * unit
     moved = directions.way(space, direction, reverse=reverse).displacements(z)
-    if direction.keep:
-        kept = [directions.get(space, name).vector for name in direction.keep]
-        moved = np.stack([without(one, kept) if one.any() else one for one in moved])
+    if direction.kept is not None:
+        moved = apart(moved, direction.kept.astype(np.float64))
     return abs(strength) * moved
 
 

@@ -43,7 +43,7 @@ class Measures:
     worst_distance: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LatentPath(Sequence[Latent]):
     """Stops in a latent space, one behind another.
 
@@ -97,10 +97,14 @@ class LatentPath(Sequence[Latent]):
         return Measures(
             latent_length=float(np.linalg.norm(np.diff(z, axis=0), axis=1).sum()),
             picture_length=None if changes is None else float(changes.sum()),
-            largest_step=None if changes is None else float(changes.max()),
-            unevenness=None if changes is None else float(changes.std() / (changes.mean() or 1.0)),
+            largest_step=None if changes is None else float(changes.max(initial=0.0)),
+            unevenness=None if changes is None else _unevenness(changes),
             worst_distance=float(distances[:, 0].max()) / usual,
         )
+
+
+def _unevenness(steps: npt.NDArray[np.float64]) -> float:
+    return float(steps.std() / (steps.mean() or 1.0)) if len(steps) else 0.0  # the graph may have one stop alone
 
 
 def interpolate(
@@ -161,6 +165,8 @@ def grid(space: LatentSpace, corners: Sequence[Any], rows: int, columns: int) ->
     """Stops (rows * columns) between four corners, row by row: top left, top right, bottom left, bottom right."""
     for number in (rows, columns):
         check_steps(number)
+    if rows * columns > MOST_STEPS:
+        raise InvalidArgument(f"a grid of {rows:,} x {columns:,} stops is too large: at most {MOST_STEPS:,} in all")
     if len(corners) != 4:
         raise InvalidArgument(f"a grid has four corners, not {len(corners)}")
     ends, _ = space.resolved(corners)
@@ -176,7 +182,7 @@ def check_steps(steps: int) -> None:
 def _through_items(
     space: LatentSpace, ends: Vectors, rows: npt.NDArray[np.int64], steps: int, progress: bool
 ) -> LatentPath:
-    """Real items along the shortest ways through the neighbour graph, at most ``steps`` of them.
+    """Real items along the shortest ways through the neighbour graph, at most ``steps`` of them, but all corners.
 
     A point that is no item is replaced by the item nearest to it.
     """
@@ -198,11 +204,12 @@ def _through_items(
 def _thinned(
     latents: Vectors, nodes: npt.NDArray[np.int64], corners: npt.NDArray[np.int64], steps: int
 ) -> npt.NDArray[np.int64]:
-    """At most ``steps`` nodes of a way, about evenly along it, the corners among them."""
+    """At most ``steps`` nodes of a way, about evenly along it, and always the corners."""
     if len(nodes) <= steps:
         return nodes
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(latents, axis=0), axis=1))])
-    wanted = np.linspace(0.0, along[-1], steps)
+    between = max(0, steps - len(np.unique(corners)))
+    wanted = np.linspace(0.0, along[-1], between + 2)[1:-1]
     chosen = np.abs(along[:, None] - wanted).argmin(axis=0)
     kept: npt.NDArray[np.int64] = nodes[np.unique(np.concatenate([chosen, corners]))]
     return kept

@@ -27,14 +27,14 @@ _REDRAWN = 4  # times, at most, that a copy is replaced
 COPY = 0.01  # of the items are nearer to another one than what counts as a copy of it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Samples:
     """New latents, and what each of them is nearest to.
 
     Attributes:
         latents: float32 (n, d).
         nearest: id of each one's nearest item.
-        distances: float32 (n,), to it, by the space's metric.
+        distances: float32 (n,), to it, by the space's metric (Euclidean where that is an inner product).
         usual: median distance between an item and its nearest other item.
         closest: the 1st percentile of those distances: a sample that is nearer to an item is a copy of it.
         windows: the density that they were drawn from.
@@ -80,8 +80,7 @@ class Samples:
             InvalidArgument: something is there already, or can't be written; NoDecoder; DiskFull.
         """
         target = Path(directory)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise InvalidArgument(f"{target} is there already: name a new or empty folder")
+        check_folder(target)
         images, support = self.images(), self.support
         try:
             target.mkdir(exist_ok=True)
@@ -107,6 +106,14 @@ class Samples:
         return target
 
 
+def check_folder(path: Path) -> None:
+    """Raise InvalidArgument where a new folder can't be made."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InvalidArgument(f"{path} is there already: name a new or empty folder")
+    if not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InvalidArgument(f"{path} can't be written: check that {path.parent} exists, and its permissions")
+
+
 def sample(space: LatentSpace, count: int, *, where: str | None, near: Any, spread: float, seed: int) -> Samples:
     """Draw new latents.
 
@@ -125,11 +132,14 @@ def sample(space: LatentSpace, count: int, *, where: str | None, near: Any, spre
         raise InvalidArgument(f"{count!r} samples can't be drawn: use a whole number from 1 to {MOST:,}")
     if isinstance(spread, bool) or not isinstance(spread, (int, float, np.number)) or not 0.0 <= spread <= 10.0:
         raise InvalidArgument(f"spread is {spread!r}, but must be a number from 0 to 10")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        raise InvalidArgument(f"seed is {seed!r}, but must be a whole number from 0 to 2**63 - 1")
     positions = space.positions(where)
-    if len(positions) <= space.dimension:
+    fewest = max(3, space.dimension + 1)  # an item, a neighbour of it, and another one to see how far that is
+    if len(positions) < fewest:
         raise InvalidArgument(
             f"a density in {space.dimension} dimensions can't be fitted to {len(positions)} items: "
-            f"it takes at least {space.dimension + 1}; widen the filter, or add items"
+            f"it takes at least {fewest}; widen the filter, or add items"
         )
     windows = space.once(("windows", where), lambda: fit(space, where))
     generator = np.random.default_rng(seed)
@@ -137,7 +147,7 @@ def sample(space: LatentSpace, count: int, *, where: str | None, near: Any, spre
         chosen = positions[generator.integers(len(positions), size=count)]
     else:
         about = space.resolved([near])[0]
-        chosen = generator.choice(_nearest_of(space, about, positions, min(NEAR, len(positions)))[0], count)
+        chosen = generator.choice(space.nearest(about, NEAR, positions)[1][0], count)
     among = None if where is None else positions
     first = space.usual()[1]
     closest = float(np.quantile(first, COPY))
@@ -151,9 +161,9 @@ def sample(space: LatentSpace, count: int, *, where: str | None, near: Any, spre
         if not len(again) or spread == 0:
             break
         for start in range(0, len(again), _BLOCK):
-            part = again[start : start + _BLOCK]
-            latents[part] = _drawn(space, windows, chosen[part], among, generator, spread)
-            distances[part], found[part] = space.nearest(latents[part], 1)
+            some = again[start : start + _BLOCK]
+            latents[some] = _drawn(space, windows, chosen[some], among, generator, spread)
+            distances[some], found[some] = space.nearest(latents[some], 1)
     provenance = {"seed": seed, "spread": float(spread)} | ({} if where is None else {"where": where})
     if isinstance(near, str):
         provenance["near"] = near
@@ -183,7 +193,7 @@ def _drawn(
     if among is None:
         near = space.around(drawn, density.SETTLED_TO)
     else:
-        found = _nearest_of(space, drawn, among, min(density.SETTLED_TO, len(among)))
+        found = space.nearest(drawn, density.SETTLED_TO, among)[1]
         near = space.vectors(found.ravel()).reshape(*found.shape, space.dimension)
     return density.settled(drawn, near, spread)
 
@@ -196,8 +206,8 @@ def fit(space: LatentSpace, where: str | None) -> Windows:
     count = min(density.WINDOWS, len(positions) - 1)
     most = min(density.NEIGHBOURS, len(positions) - 2)
     # One more neighbour than needed: the held-out item is itself a neighbour of its neighbours.
-    near = _others_of(space, held, among, count)
-    inner = _others_of(space, near.ravel(), among, most + 1).reshape(*near.shape, -1)
+    near = space.others(held, count, among)[1]
+    inner = space.others(near.ravel(), most + 1, among)[1].reshape(*near.shape, -1)
     kept = inner != held[:, None, None]
     kept[kept.all(axis=-1), -1] = False
     inner = inner[kept].reshape(*near.shape, -1)
@@ -211,27 +221,5 @@ def _around(
 ) -> Vectors:
     """Latents (n, k, d) of the items nearest to those at positions, among all items or some."""
     distinct, back = np.unique(positions, return_inverse=True)
-    found = _others_of(space, distinct, among, k)
+    found = space.others(distinct, k, among)[1]
     return space.vectors(found.ravel()).reshape(*found.shape, space.dimension)[back]
-
-
-def _others_of(
-    space: LatentSpace, positions: npt.NDArray[np.int64], among: npt.NDArray[np.int64] | None, k: int
-) -> npt.NDArray[np.int64]:
-    """Positions (n, k) of the items nearest to those at positions, themselves left out."""
-    if among is None:
-        found: npt.NDArray[np.int64] = space.others(positions, k)[1]
-        return found
-    found = _nearest_of(space, space.vectors(positions), among, k + 1)
-    itself = found == positions[:, None]
-    itself[~itself.any(axis=1), -1] = True
-    others: npt.NDArray[np.int64] = found[~itself].reshape(len(positions), -1)
-    return others
-
-
-def _nearest_of(space: LatentSpace, points: Vectors, among: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
-    """Positions (n, k) of the items nearest to points, among those at some positions."""
-    mask = np.zeros(len(space.view.rows), dtype=np.uint8)
-    mask[among] = 1
-    found: npt.NDArray[np.int64] = space.searcher.engine.search(space.view, points, k, allowed=mask).positions
-    return found

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from embedstore.encoders.loaded import Encoders
-from embedstore.errors import EmbedstoreError, NoDecoder, NothingMatches, UnknownSpace
+from embedstore.errors import EmbedstoreError, NoDecoder, NothingMatches, UnknownItem
+from embedstore.index import exact
 from embedstore.latent import support
 from embedstore.metadata import items
 from embedstore.metadata.database import Database
 from embedstore.progress import Progress
 from embedstore.query.resolve import ItemRef, resolve
 from embedstore.query.search import Searcher
-from embedstore.truth.snapshot import Snapshots, SpaceView
-from embedstore.types import Latent, Vectors
+from embedstore.truth.snapshot import SpaceView
+from embedstore.types import Latent, Metric, Vectors
 from embedstore.validate import as_vectors, check_queries
 
 T = TypeVar("T")
@@ -37,20 +38,16 @@ _MEDOID_CANDIDATES, _MEDOID_SAMPLE = 200, 2_000
 class Spaces:
     """The latent spaces of one store, each as of the newest commit."""
 
-    def __init__(self, database: Database, snapshots: Snapshots, searcher: Searcher, encoders: Encoders) -> None:
+    def __init__(self, database: Database, searcher: Searcher, encoders: Encoders) -> None:
         self._shared = database, searcher, encoders
-        self._snapshots = snapshots
         self._made: dict[str, LatentSpace] = {}
 
-    def at(self, name: str | None, seed: int) -> LatentSpace:
-        """The space of this name (default: the default one).
+    def forget(self) -> None:
+        """Let go of all spaces, and so of their files."""
+        self._made.clear()
 
-        Raises:
-            UnknownSpace: there is none, or the store is empty.
-        """
-        view = self._snapshots.current().view(name)
-        if view is None:
-            raise UnknownSpace("the store is empty: index something first")
+    def at(self, view: SpaceView, seed: int) -> LatentSpace:
+        """What is known of a space at its newest commit."""
         kept = self._made.get(view.space.name)
         if kept is None or kept.view is not view:
             kept = self._made[view.space.name] = LatentSpace(view, *self._shared, seed)
@@ -133,8 +130,15 @@ class LatentSpace:
         return self.view.vectors.read(positions)
 
     def ids(self, positions: npt.NDArray[np.int64]) -> list[str]:
-        """Ids of the items at positions."""
-        return self.searcher.ids_of(self.view.rows[positions])
+        """Ids of the items at positions.
+
+        Raises:
+            UnknownItem: one was deleted, and its id forgotten, since this commit.
+        """
+        try:
+            return self.searcher.ids_of(self.view.rows[positions])
+        except KeyError:
+            raise UnknownItem("an item of the answer was deleted while it was computed: ask again") from None
 
     def resolved(self, values: Iterable[Any]) -> tuple[Vectors, npt.NDArray[np.int64]]:
         """Ids, latents, vectors, pictures, in any mixture, as vectors (n, d) and item rows (n,), -1 for what is none.
@@ -154,6 +158,8 @@ class LatentSpace:
         """
         if isinstance(latents, Latent) or (isinstance(latents, (list, tuple)) and _some_latent(latents)):
             return self.resolved([latents] if isinstance(latents, Latent) else latents)[0]
+        if not isinstance(latents, np.ndarray) and isinstance(latents, Sequence) and len(latents):
+            self.resolved(latents[:1] if isinstance(latents[0], Latent) else [])  # a path's stops are of one space
         vectors = as_vectors(latents, "latents")
         if len(vectors):
             check_queries(vectors, self.dimension, self.view.space.metric)
@@ -199,29 +205,65 @@ class LatentSpace:
 
     # Neighbours
 
-    def nearest(self, points: Vectors, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Distances and positions (n, k) of the items nearest to points, k cut to the number of items."""
-        k = min(k, self.view.alive)
-        distances = np.empty((len(points), k), dtype=np.float32)
-        positions = np.empty((len(points), k), dtype=np.int64)
-        for start in range(0, len(points), _QUERIES):
-            part = np.ascontiguousarray(points[start : start + _QUERIES], dtype=np.float32)
-            answer = self.searcher.engine.search(self.view, part, k)
-            distances[start : start + len(part)] = answer.distances
-            positions[start : start + len(part)] = answer.positions
+    def nearest(
+        self, points: Vectors, k: int, among: npt.NDArray[np.int64] | None = None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Distances and positions (n, k) of the items nearest to points, k cut to the number of items.
+
+        By the space's metric. An inner product is none (the nearest item may be the longest one), so that in such a
+        space distances are Euclidean here. A point of length 0 has no cosine; its distances are 1, as to what is
+        at a right angle to it.
+
+        Args:
+            points: float32 (n, d).
+            k: number of neighbours.
+            among: positions (m,) of the items that count; None: all.
+
+        Raises:
+            NothingMatches: the store is empty.
+        """
+        every = self.positions(None) if among is None else among
+        k = min(k, len(every))
+        distances = np.ones((len(points), k), dtype=np.float32)
+        positions = np.repeat(every[None, :k], len(points), axis=0)
+        mask = None
+        if among is not None:
+            mask = np.zeros(len(self.view.rows), dtype=np.uint8)
+            mask[among] = 1
+        cosine = self.view.space.metric is Metric.COSINE
+        rows = np.flatnonzero(points.any(axis=1)) if cosine else np.arange(len(points))
+        for start in range(0, len(rows), _QUERIES):
+            part = rows[start : start + _QUERIES]
+            queries = np.ascontiguousarray(points[part], dtype=np.float32)
+            distances[part], positions[part] = self._search(queries, k, mask)
         return distances, positions
 
-    def others(
-        self, own: npt.NDArray[np.int64], k: int, progress: bool = False
+    def _search(
+        self, queries: Vectors, k: int, mask: npt.NDArray[np.uint8] | None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """The same for items at positions, themselves left out; -1 and inf where there are fewer."""
-        k = min(k, self.view.alive - 1)
+        if self.view.space.metric is not Metric.IP:
+            answer = self.searcher.engine.search(self.view, queries, k, allowed=mask)
+            return answer.distances, answer.positions
+        live = self.view.live if mask is None or self.view.live is None else mask & self.view.live
+        where = mask if self.view.live is None else live
+        return exact.search(list(self.view.vectors.blocks()), queries, k, Metric.L2, mask=where)
+
+    def others(
+        self,
+        own: npt.NDArray[np.int64],
+        k: int,
+        among: npt.NDArray[np.int64] | None = None,
+        *,
+        progress: bool = False,
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The same for items at positions (n,), themselves left out."""
+        k = min(k, len(self.positions(None) if among is None else among) - 1)
         distances = np.empty((len(own), k), dtype=np.float32)
         positions = np.empty((len(own), k), dtype=np.int64)
         with Progress("looking for neighbours", len(own), progress) as bar:
             for start in range(0, len(own), _QUERIES):
                 part = own[start : start + _QUERIES]
-                far, found = self.nearest(self.vectors(part), k + 1)
+                far, found = self.nearest(self.vectors(part), k + 1, among)
                 itself = found == part[:, None]
                 # Where so many duplicates hide an item that it isn't among its own, the farthest goes instead.
                 itself[~itself.any(axis=1), -1] = True
@@ -240,7 +282,7 @@ class LatentSpace:
 
         def build() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
             live = self.view.live_positions()
-            lengths, found = self.others(live, GRAPH_NEIGHBOURS, progress)
+            lengths, found = self.others(live, GRAPH_NEIGHBOURS, progress=progress)
             return np.where(found < 0, -1, np.searchsorted(live, found)), lengths
 
         return self.once("graph", build)

@@ -177,7 +177,7 @@ class LatentVerbs:
             a: the first point.
             b: the next.
             *more: further ones.
-            steps: number of stops, both ends among them ('graph': at most).
+            steps: number of stops, both ends among them ('graph': at most, where as many points aren't named).
             method: 'linear', 'spherical' (White 2016), 'density' (bent to where items are), 'graph' (through real
                 items), 'geodesic' (least change in the pictures, Arvanitidis et al. 2018).
             space: its name.
@@ -240,4 +240,6 @@ def _several(space: LatentSpace, what: Any) -> tuple[Vectors, bool]:
     if isinstance(what, np.ndarray) and what.dtype != np.uint8:
         return space.checked(what), what.ndim == 1
     single = isinstance(what, (str, Latent)) or not isinstance(what, Sequence)
+    if not single and not len(what):
+        return np.empty((0, space.dimension), dtype=np.float32), False
     return space.resolved([what] if single else what)[0], single

@@ -20,6 +20,8 @@ Floats = npt.NDArray[np.float64]
 METHODS = ("difference", "balanced", "classifier", "principal")
 FEWEST = 2  # items on a side
 HELD_OUT = 0.2  # share of each side that the separation is measured on
+_FEWEST_HELD = 5  # items of a side: of fewer, a single one decides
+_DEPENDENT = 1e-5  # of the largest singular value: what rounding leaves of a direction that others span already
 _PENALTY = 1.0  # of the classifier, on standardised latents
 
 
@@ -117,13 +119,26 @@ def without(vector: Floats, kept: Sequence[npt.NDArray[np.floating]]) -> Floats:
     Raises:
         InvalidArgument: nothing is left.
     """
-    if not kept:
+    if not len(kept):
         return vector
-    basis, triangle = np.linalg.qr(np.stack(kept, axis=1).astype(np.float64))  # (d, k)
-    basis = basis[:, np.abs(np.diag(triangle)) > 1e-9]
-    left: Floats = vector - basis @ (basis.T @ vector)
+    left = apart(vector, span(kept))
     if np.linalg.norm(left) <= 1e-6 * np.linalg.norm(vector):
         raise InvalidArgument("nothing of the direction is left when those to keep are taken out of it: keep fewer")
+    return left
+
+
+def span(vectors: Sequence[npt.NDArray[np.floating]]) -> Floats:
+    """An orthonormal basis (k, d) of what vectors span; one that the others span adds nothing to it."""
+    wide = np.stack([np.asarray(vector, dtype=np.float64) for vector in vectors])
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    _, values, basis = np.linalg.svd(wide / np.where(lengths > 0, lengths, 1.0), full_matrices=False)
+    found: Floats = basis[values > _DEPENDENT * values[0]]
+    return found
+
+
+def apart(vectors: Floats, basis: npt.NDArray[np.floating]) -> Floats:
+    """Vectors (..., d) less their part in the span of an orthonormal basis (k, d)."""
+    left: Floats = vectors - (vectors @ basis.T) @ basis
     return left
 
 
@@ -135,14 +150,14 @@ def make(sides: Sides, method: str, kept: Sequence[npt.NDArray[np.floating]] = (
 def separation(sides: Sides, method: str, kept: Sequence[npt.NDArray[np.floating]], seed: int) -> float | None:
     """Area under the ROC curve of held-out items by their place along a direction made without them.
 
-    None where a side has too few items to hold any out.
+    None where a side has too few items to hold out five and keep as many.
     """
     generator = np.random.default_rng(seed)
     parts = []
     for side in (sides.positive, sides.negative):
         order = generator.permutation(len(side))
-        held = round(HELD_OUT * len(side))
-        if held < 1 or len(side) - held < FEWEST:
+        held = max(_FEWEST_HELD, round(HELD_OUT * len(side)))
+        if len(side) - held < held:
             return None
         parts.append((np.sort(order[held:]), np.sort(order[:held])))
     try:

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,17 @@ SOURCES = {
     "direction": "a name",
     "cluster": "a number or a name",
 }
-_SHAPES = {"unit": "unit(x)", "mix": "mix(a, b, t)"}
+_SHAPES = ("unit", "mix")
+_EXAMPLES = {
+    "item": "item('an id')",
+    "image": "image('a/file.png')",
+    "mean": "mean(\"label = 'Boot'\")",
+    "medoid": "medoid(\"label = 'Boot'\")",
+    "direction": "direction('its name')",
+    "cluster": "cluster(3)",
+    "unit": "unit(x)",
+    "mix": "mix(a, b, t)",
+}
 _OPERATORS: dict[type[ast.operator], Literal["+", "-", "*", "/"]] = {
     ast.Add: "+",
     ast.Sub: "-",
@@ -110,14 +120,18 @@ class Expression:
 
 def walk(node: Node) -> list[Node]:
     """A node and all below it, left to right."""
-    match node:
-        case Binary():
-            return [node, *walk(node.left), *walk(node.right)]
-        case Unit():
-            return [node, *walk(node.of)]
-        case Mix():
-            return [node, *walk(node.a), *walk(node.b), *walk(node.t)]
-    return [node]
+    found, waiting = [], [node]  # no recursion: a sum of many terms is a chain as long
+    while waiting:
+        node = waiting.pop()
+        found.append(node)
+        match node:
+            case Binary():
+                waiting += [node.right, node.left]
+            case Unit():
+                waiting.append(node.of)
+            case Mix():
+                waiting += [node.t, node.b, node.a]
+    return found
 
 
 def parse(text: str) -> Expression:
@@ -146,20 +160,39 @@ def parse(text: str) -> Expression:
     except ValueError as error:  # a lone surrogate, an integer of thousands of digits
         raise ExpressionError(f"this is no expression: {error}") from None
     reader = _Reader(text)
+    if tree.body.col_offset == 0 and tree.body.lineno == 1 and isinstance(tree.body, (ast.BinOp, ast.Call)):
+        # The parenthesis that we put in front was closed by one of the text's.
+        raise ExpressionError("this is no expression: unmatched ')'", text, _unmatched(text))
     root = reader.read(tree.body, 0)
     if not is_latent(root):
         raise ExpressionError("this is a number, not a latent: name an item, a mean or a direction", text, 0)
     return Expression(root, text)
 
 
+def _unmatched(text: str) -> int:
+    """Offset of the first parenthesis that closes none."""
+    try:
+        ast.parse(text.lstrip(), mode="eval")
+    except SyntaxError as error:
+        return _Reader(text).offset(error.lineno or 1, (error.offset or 1) + 1, encoded=False)
+    return 0
+
+
 def is_latent(node: Node) -> bool:
     """Whether a node's value is a latent; else it is a number."""
-    match node:
-        case Number():
-            return False
-        case Binary():
-            return is_latent(node.left) or is_latent(node.right)
-    return True
+    while isinstance(node, Binary):
+        if is_latent(node.right):
+            return True
+        node = node.left
+    return not isinstance(node, Number)
+
+
+def _chain(node: Binary) -> list[Binary]:
+    """A node, the one at its left, the one at that one's left, ...: a sum of many terms is as deep as it is long."""
+    found = [node]
+    while isinstance(found[-1].left, Binary):
+        found.append(found[-1].left)
+    return found
 
 
 def evaluate(expression: Expression, lookup: Callable[[Source], Vector]) -> Vector:
@@ -194,7 +227,13 @@ def evaluate(expression: Expression, lookup: Callable[[Source], Vector]) -> Vect
             case Mix():
                 a, b = value(node.a), value(node.b)
                 return a + value(node.t) * (b - a)
-        left, right = value(node.left), value(node.right)
+        chain = _chain(node)
+        found = value(chain[-1].left)
+        for one in reversed(chain):
+            found = applied(one, found, value(one.right))
+        return found
+
+    def applied(node: Binary, left: Any, right: Any) -> Any:
         match node.operator:
             case "+":
                 return left + right
@@ -249,7 +288,8 @@ class _Reader:
     def read(self, node: ast.expr, depth: int) -> Node:
         self.nodes += 1
         if depth > MAX_DEPTH or self.nodes > MAX_NODES:
-            limit = f"nested too deeply: at most {MAX_DEPTH} levels" if depth > MAX_DEPTH else "too long"
+            deep = f"nested too deeply: at most {MAX_DEPTH} levels"
+            limit = deep if depth > MAX_DEPTH else f"too long: at most {MAX_NODES:,} names, numbers and operators"
             raise self.fail(f"the expression is {limit}", node)
         match node:
             case ast.Constant():
@@ -266,7 +306,7 @@ class _Reader:
                 return self.call(node, depth)
             case ast.Name():
                 known = node.id in SOURCES or node.id in _SHAPES
-                hint = f"write {_call(node.id)}" if known else f"did you mean item({node.id!r})?"
+                hint = f"write {_EXAMPLES[node.id]}" if known else f"did you mean item({node.id!r})?"
                 raise self.fail(f"{node.id} alone is nothing: {hint}", node)
         raise self.fail("only numbers, + - * / ( ) and the named functions are understood here", node)
 
@@ -285,10 +325,19 @@ class _Reader:
         return Number(number, self.place(node))
 
     def binary(self, node: ast.BinOp, depth: int) -> Node:
+        chain = [node]
+        while isinstance(chain[-1].left, ast.BinOp):
+            chain.append(chain[-1].left)
+        self.nodes += len(chain) - 1
+        left = self.read(chain[-1].left, depth + 1)
+        for one in reversed(chain):
+            left = self.joined(one, left, self.read(one.right, depth + 1))
+        return left
+
+    def joined(self, node: ast.BinOp, left: Node, right: Node) -> Node:
         operator = _OPERATORS.get(type(node.op))
         if operator is None:
             raise self.fail("of the operators only + - * / are understood", node)
-        left, right = self.read(node.left, depth + 1), self.read(node.right, depth + 1)
         latents = is_latent(left), is_latent(right)
         if operator in "+-" and latents[0] != latents[1]:
             raise self.fail("a latent and a number can't be added: multiply the latent by the number", node)
@@ -318,15 +367,15 @@ class _Reader:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join([*SOURCES, *_SHAPES])}"
             raise self.fail(f"unknown function {name}: {hint}", node)
         if node.keywords or any(isinstance(one, ast.Starred) for one in node.args):
-            raise self.fail(f"{name} takes its arguments by place: {_call(name)}", node)
+            raise self.fail(f"{name} takes its arguments by place: {_EXAMPLES[name]}", node)
         if name in SOURCES:
             return self.source(name, node)
         if len(node.args) != (1 if name == "unit" else 3):
-            raise self.fail(f"{name} takes other arguments: {_call(name)}", node)
+            raise self.fail(f"{name} takes other arguments: {_EXAMPLES[name]}", node)
         parts = [self.read(one, depth + 1) for one in node.args]
         for part, one in zip(parts[:2], node.args, strict=False):
             if not is_latent(part):
-                raise self.fail(f"{name} takes latents here: {_call(name)}", one)
+                raise self.fail(f"{name} takes latents here: {_EXAMPLES[name]}", one)
         if name == "unit":
             return Unit(parts[0], self.place(node))
         if is_latent(parts[2]):
@@ -335,23 +384,16 @@ class _Reader:
 
     def source(self, name: str, node: ast.Call) -> Source:
         if len(node.args) != 1:
-            raise self.fail(f"{name} takes one argument, {SOURCES[name]}: {_call(name)}", node)
+            raise self.fail(f"{name} takes one argument, {SOURCES[name]}: {_EXAMPLES[name]}", node)
         [one] = node.args
         value = one.value if isinstance(one, ast.Constant) else None
+        if isinstance(one, ast.UnaryOp) and isinstance(one.op, ast.USub) and isinstance(one.operand, ast.Constant):
+            inside = one.operand.value
+            value = -inside if isinstance(inside, int) and not isinstance(inside, bool) else None
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise self.fail("this number is too large", one)
         kinds = (str, int) if name == "cluster" else (str,)
         if isinstance(value, bool) or not isinstance(value, kinds):
-            hint = f" in quotes: {name}('{one.id}')" if isinstance(one, ast.Name) else f": {_call(name)}"
+            hint = f" in quotes: {name}('{one.id}')" if isinstance(one, ast.Name) else f": {_EXAMPLES[name]}"
             raise self.fail(f"{name} takes {SOURCES[name]}{hint}", one)
         return Source(name, value, self.place(node))
-
-
-def _call(name: str) -> str:
-    examples = {
-        "item": "item('an id')",
-        "image": "image('a/file.png')",
-        "mean": "mean(\"label = 'Boot'\")",
-        "medoid": "medoid(\"label = 'Boot'\")",
-        "direction": "direction('its name')",
-        "cluster": "cluster(3)",
-    }
-    return examples.get(name) or _SHAPES[name]

@@ -83,8 +83,11 @@ def density(corners: Vectors, count: int, neighbours: Neighbours, decode: Decode
         length = float(np.linalg.norm(b - a))
         t = np.linspace(0.0, 1.0, max(2, round(FINE * length / step) + 1))
         part = a + t[:, None] * (b - a)
-        pull = _PULLED * np.minimum(1.0, np.minimum(t, 1.0 - t) * length / step)[:, None]
-        parts.append(part + pull * (neighbours(part.astype(np.float32)).mean(axis=1) - part))
+        near = neighbours(part.astype(np.float32))
+        # A way shorter than that to the neighbours would become a detour to them and back.
+        far = float(np.linalg.norm(near - part[:, None], axis=2).mean()) or 1.0
+        pull = _PULLED * min(1.0, length / far) * np.minimum(1.0, np.minimum(t, 1.0 - t) * length / step)[:, None]
+        parts.append(part + pull * (near.mean(axis=1) - part))
     return evened(_joined(parts), count, decode)
 
 
@@ -163,7 +166,7 @@ def _bent(a: Floats, b: Floats, count: int, pull_back: PullBack) -> Floats:
         return float(np.square(steps).sum()), (scale * waves.T @ back(gradient)).ravel()
 
     if np.allclose(a, b):
-        return np.repeat(a[None], count, axis=0)
+        return a + np.linspace(0.0, 1.0, count)[:, None] * (b - a)
     found = minimize(
         energy, np.zeros(_BENDS * len(a)), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS, "ftol": 1e-4}
     )

@@ -31,14 +31,20 @@ TRANSPORTED = 0.5  # of the transport's difference to a mere shift
 SETTLED = 0.6  # of the way to the mean of the nearest typical members
 SETTLED_TO = 3  # members
 _FLOOR = 1e-3  # of the mean variance, added in every direction
+_LEAST = 1e-6  # of the squared unit, added as well: sides of identical items have no variance at all
 
 
 @dataclass(frozen=True, slots=True)
 class Transport:
     """The way from a source side to a target side.
 
+    It is computed in coordinates of its own, about the data and of their size, so that neither data far from the origin
+    nor very small or large ones lose their digits: a latent z is there (z - centre) / unit.
+
     Attributes:
-        source: float64 (d,), mean of the source side.
+        centre: float64 (d,), half-way between the sides.
+        unit: size of the sides and of the distance between them.
+        source: float64 (d,), mean of the source side, in those coordinates as all that follows.
         target: float64 (d,), mean of the target's typical members.
         matrix: float64 (d, d), symmetric: differences to the source's mean become differences to the target's.
         typical: float32 (m, d), the target's typical members.
@@ -46,6 +52,8 @@ class Transport:
         middle: place on the axis at which they are equally likely.
     """
 
+    centre: Floats
+    unit: float
     source: Floats
     target: Floats
     matrix: Floats
@@ -55,12 +63,12 @@ class Transport:
 
     def displacements(self, latents: npt.NDArray[np.floating]) -> Floats:
         """Of latents (n, d), float64 (n, d): added in full they lead to typical members of the target."""
-        z = latents.astype(np.float64)
+        z = (latents.astype(np.float64) - self.centre) / self.unit
         moved = self.target + (z - self.source) @ self.matrix
         moved += SETTLED * (_near(moved, self.typical) - moved)
         # How much of the way is still to go: all of it on the source's side of the boundary, none far behind it.
         odds = np.clip(z @ self.axis - self.middle, 0.0, 50.0)
-        return (moved - z) * (2.0 / (1.0 + np.exp(odds)))[:, None]
+        return self.unit * (moved - z) * (2.0 / (1.0 + np.exp(odds)))[:, None]
 
 
 def transport(sides: Sides, typical: npt.NDArray[np.bool_]) -> Transport:
@@ -68,9 +76,11 @@ def transport(sides: Sides, typical: npt.NDArray[np.bool_]) -> Transport:
     chosen = np.flatnonzero(typical)
     positive, negative = weights(sides)
     aim = positive[chosen] / positive[chosen].sum() if positive[chosen].any() else np.full(len(chosen), 1 / len(chosen))
+    centre, unit = _frame(sides, positive, negative)
+    sides = Sides(_within(sides.positive, centre, unit), _within(sides.negative, centre, unit), sides.strata)
     members = sides.positive[chosen]
     (target, after), (source, before) = moments(members, aim), moments(sides.negative, negative)
-    floor = _FLOOR * np.trace(before + after) / 2 / len(target) * np.eye(len(target))
+    floor = (_FLOOR * np.trace(before + after) / 2 / len(target) + _LEAST) * np.eye(len(target))
     before, after = _shrunk(before, len(sides.negative)) + floor, _shrunk(after, len(members)) + floor
     root, inverse = _roots(before)
     whole = inverse @ _roots(root @ after @ root)[0] @ inverse
@@ -79,7 +89,19 @@ def transport(sides: Sides, typical: npt.NDArray[np.bool_]) -> Transport:
     spread = (before + _shrunk(moments(sides.positive, positive)[1], len(sides.positive)) + floor) / 2
     axis = np.linalg.solve(spread, difference(sides))
     middle = axis @ (positive @ sides.positive + negative @ sides.negative) / 2
-    return Transport(source, target, matrix, members, axis, float(middle))
+    return Transport(centre, unit, source, target, matrix, members, axis, float(middle))
+
+
+def _frame(sides: Sides, positive: Floats, negative: Floats) -> tuple[Floats, float]:
+    """Where the sides lie (d,), and how large they and the way between them are."""
+    (target, after), (source, before) = moments(sides.positive, positive), moments(sides.negative, negative)
+    variance = np.trace(before + after) / 2 + np.square(target - source).sum()
+    return (source + target) / 2, float(np.sqrt(variance / len(source))) or 1.0
+
+
+def _within(latents: Vectors, centre: Floats, unit: float) -> Vectors:
+    found: Vectors = ((latents.astype(np.float64) - centre) / unit).astype(np.float32)
+    return found
 
 
 def typical_members(purity: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
@@ -120,5 +142,5 @@ def _shrunk(covariance: Floats, count: int) -> Floats:
 def _roots(matrix: Floats) -> tuple[Floats, Floats]:
     """Square root and inverse square root of a symmetric positive matrix."""
     values, vectors = np.linalg.eigh(matrix)
-    roots = np.sqrt(np.maximum(values, 1e-12))
+    roots = np.sqrt(np.maximum(values, 1e-12 * values[-1]))  # ascending: the last is the largest
     return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T

@@ -81,7 +81,8 @@ def bring_up_to_date(path: Path, *, read_only: bool) -> Path | None:
         )
     if read_only:
         raise StoreReadOnly(
-            f"{path.parent} has the older schema {found!r}: open it once for writing, which upgrades it after a backup"
+            f"{path.parent} has the older schema {found!r}: `embedstore compact {path.parent}` upgrades it, "
+            "after a backup of its database"
         )
     backup = path.with_name(f"store.db.before-{HEAD}")
     database = Database(path)
