@@ -96,7 +96,7 @@ def index(
 
     FitOptions(encoder, dimension, image_size, fit_minutes, metric=metric).check()
     source = list(sources) if len(sources) > 1 else sources[0]
-    opened, reader, made = _open(store, source, reader_options, settings, metric)
+    opened, reader, made = _open(store, source, reader_options, settings, metric, encoder)
     with opened:
         report = opened.index(
             reader,
@@ -122,12 +122,14 @@ def _open(
     reader_options: dict[str, Any],
     settings: dict[str, Any],
     metric: str | None,
+    encoder: str | None,
 ) -> tuple[Store, Reader, bool]:
     """The store, made where there is none, a reader of the source, and whether the store was made.
 
     A new store is made last: a source that isn't there, or holds nothing, leaves no empty store behind.
     """
     import embedstore
+    from embedstore.ingest.spaces import check_no_encoder
     from embedstore.readers.open import open_reader
     from embedstore.truth import opening
 
@@ -146,6 +148,7 @@ def _open(
             _check_metric(reader, metric)
         made = opened is None
         if opened is None:
+            check_no_encoder(reader, encoder)
             opened = embedstore.create(store, **given)
         stack.pop_all()  # all went well: the caller closes the store, and the store the reader
     return opened, reader, made

@@ -6,18 +6,17 @@
         store.index("pictures/")
         hits = store.search(store.item("shoes/0017.png"), k=10, where="label != 'Bag'")
 
-Importing it loads neither torch nor faiss nor scikit-learn; what needs them loads them.
+Importing it loads nothing but itself; what needs NumPy, FAISS or PyTorch loads them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from embedstore.errors import EmbedstoreError
-from embedstore.types import AddReport, Failure, Hit, Item, Latent, Metric
-
 if TYPE_CHECKING:
+    from embedstore.errors import EmbedstoreError
     from embedstore.store import Store, create, open
+    from embedstore.types import AddReport, Failure, Hit, Item, Latent, Metric
 
 __all__ = [
     "AddReport",
@@ -34,13 +33,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("Store", "create", "open"):
-        from embedstore import store
+_HOMES = {"EmbedstoreError": "errors", "Store": "store", "create": "store", "open": "store"}
 
-        return getattr(store, name)
+
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("embedstore")
+    if name in __all__:
+        from importlib import import_module
+
+        found = globals()[name] = getattr(import_module(f"embedstore.{_HOMES.get(name, 'types')}"), name)
+        return found
     raise AttributeError(f"module 'embedstore' has no attribute {name!r}")

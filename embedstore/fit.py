@@ -96,4 +96,8 @@ def fit_encoder(
     encoder, report = encoder_class.fit(
         fitted, dimension=dimension, seed=seed, minutes=minutes, progress=progress, checkpoint=checkpoint
     )
+    if getattr(report, "stopped", None) == "time":
+        notes.append(
+            f"the fit was cut short at its limit of {minutes:g} minutes: a longer one would give better latents"
+        )
     return encoder, report, notes

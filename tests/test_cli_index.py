@@ -239,5 +239,6 @@ def test_an_encoder_named_for_vectors_is_refused(tmp_path: Path) -> None:
     write_vectors(tmp_path / "v.npy", 20)
     words = ("index", tmp_path / "s", tmp_path / "v.npy", "--vectors")
     assert "leave the encoder 'pca' out" in refused(*words, "--encoder", "pca")
+    assert not (tmp_path / "s").exists()
     run(*words)
     assert "is filled by precomputed vectors, not by pca" in refused(*words, "--encoder", "pca")

@@ -104,6 +104,21 @@ def test_ctrl_c_ends_with_130_and_one_line_and_the_same_command_goes_on(tmp_path
     assert json.loads(again.stdout)["added"] == 200
 
 
+def test_ctrl_c_while_python_imports_is_as_quiet() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'numpy': raise KeyboardInterrupt\n"
+        "from embedstore.cli import run\n"
+        "assert 'numpy' not in sys.modules\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "run()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "info", "nowhere"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     write_vectors(tmp_path / "v.npy", 200, 4)
     assert shell("index", tmp_path / "s", tmp_path / "v.npy", "--vectors").returncode == 0

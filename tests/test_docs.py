@@ -126,7 +126,9 @@ def test_the_demonstrations_digits_are_found_by_the_ids_it_asks_with(demo: Modul
 
 
 @pytest.mark.parametrize(
-    "body", [b"no gzip", gzip.compress(b"x" * 9999)[:-20], b"\x1f\x8b\x08\x00" + bytes(6) + b"\xff" * 50, b""]
+    "body",
+    [b"no gzip", gzip.compress(b"x" * 9999)[:-20], b"\x1f\x8b\x08\x00" + bytes(6) + b"\xff" * 50, b""],
+    ids=["no gzip", "cut short", "damaged", "empty"],  # a gzip holds the time, and a test's name must not
 )
 def test_a_download_that_is_damaged_is_no_download(demo: ModuleType, tmp_path: Path, body: bytes) -> None:
     class Answers(http.server.BaseHTTPRequestHandler):

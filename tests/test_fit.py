@@ -69,7 +69,8 @@ def test_more_dimensions_than_pictures_is_said() -> None:
 def test_the_autoencoder_is_fitted_by_its_name_within_its_time(tmp_path: Path) -> None:
     pictures = some(30, 12, 12, 1)
     state = tmp_path / "fit.state"
-    encoder, report, _ = fit_encoder(pictures, dimension=4, minutes=0.02, progress=False, checkpoint=state)
+    encoder, report, notes = fit_encoder(pictures, dimension=4, minutes=0.02, progress=False, checkpoint=state)
+    assert "cut short at its limit of 0.02 minutes" in notes[-1]
     assert isinstance(encoder, TrainedEncoder)
     assert report.stopped == "time"
     assert encoder.encode(pictures).shape == (30, 4)

@@ -77,13 +77,16 @@ def prepare(
         check_encoder(view.space, options, reader.brings_vectors)
         return view.space
     if reader.brings_vectors:
-        if options.encoder is not None:
-            raise InvalidArgument(
-                f"{reader.name} brings vectors, which no encoder makes: leave the encoder {options.encoder!r} out"
-            )
+        check_no_encoder(reader, options.encoder)
         return for_vectors(writer, snapshots, first_vectors(reader).shape[1], options.metric)
     _fit(writer, reader, options, report, progress=progress)
     return snapshots.current().spaces[DEFAULT].space
+
+
+def check_no_encoder(reader: Reader, name: str | None) -> None:
+    """Raise InvalidArgument for an encoder that is named for a source of vectors."""
+    if reader.brings_vectors and name is not None:
+        raise InvalidArgument(f"{reader.name} brings vectors, which no encoder makes: leave the encoder {name!r} out")
 
 
 def for_vectors(
