@@ -1,6 +1,6 @@
 """What computing in a store's latent space is worth, on Fashion-MNIST, as a judge sees it.
 
-    python benchmarks/latent_quality.py --data DIR [--store STORE] [--quick]
+    python benchmarks/latent_quality.py --data DIR [--store STORE] [--quick] [--only edits,paths,...]
 
 The store holds the 60,000 training pictures and is made if there is none (minutes: the encoder is fitted to them); the
 test pictures are only asked with. The judge is a classifier of its own (`judge.py`). One table: edits between all pairs
@@ -33,6 +33,7 @@ from embedstore.models.training import fit
 from embedstore.store import Store
 
 CLASSES = range(10)
+SECTIONS = ("baselines", "edits", "samples", "timings", "paths")
 STEPS = 16
 #: Paths of each method that are judged: a geodesic takes a thousand times as long as a line.
 PATHS = {"linear": 2000, "spherical": 2000, "density": 2000, "graph": 300, "geodesic": 200}
@@ -247,6 +248,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--store", type=Path, default=Path("latent_quality.store"), help="made if it isn't there")
     parser.add_argument("--quick", action="store_true", help="a tenth of the paths, a third of the edited items")
+    parser.add_argument("--only", default=",".join(SECTIONS), help="some of the sections, with commas: %(default)s")
     args = parser.parse_args()
     pictures = {
         name: read_idx(args.data, f"{part}-images-idx3-ubyte") for name, part in (("train", "train"), ("test", "t10k"))
@@ -262,13 +264,18 @@ def main() -> None:
         judge = train(pictures["train"], labels)
         print(f"the judge: {time.perf_counter() - start:.0f} s", file=sys.stderr)
         data: dict[str, Any] = {**pictures, "truth": truth, "latents": store.encode(pictures["test"])}
-        table = Table()
+        table, chosen = Table(), args.only.split(",")
         features, distance = reconstructions(table, store, judge, data)
-        baselines(table, judge, data, features)
-        edits(table, store, judge, data, 100 if args.quick else 300)
-        samples(table, store, judge, features, distance)
-        timings(table, store, data)
-        paths(table, store, judge, data, args.quick)
+        if "baselines" in chosen:
+            baselines(table, judge, data, features)
+        if "edits" in chosen:
+            edits(table, store, judge, data, 100 if args.quick else 300)
+        if "samples" in chosen:
+            samples(table, store, judge, features, distance)
+        if "timings" in chosen:
+            timings(table, store, data)
+        if "paths" in chosen:
+            paths(table, store, judge, data, args.quick)
 
 
 if __name__ == "__main__":

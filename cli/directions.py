@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from embedstore.store import Store
 
 _file = click.Path(path_type=Path)
-_STRENGTHS = "-1,-0.5,0,0.5,1,1.5"
+_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # backwards, an item of the side that it leads from has nowhere to go
+_DEVIATIONS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # of a principal direction
 _SHOWN = 3  # items that a direction's effect is drawn on
 
 
@@ -59,11 +61,14 @@ def make(store: Path, name: str, as_json: bool, **settings: Any) -> None:
     import embedstore
 
     with embedstore.open(store) as opened:
+        replaced = name in [one.name for one in opened.directions()] if len(opened) else False
         made = opened.direction(name, **settings)
     if as_json:
         output.emit(_as_json(made))
     else:
         _print(made)
+    if replaced:
+        output.say(f"note: this replaces the direction {name!r} that there was")
 
 
 @direction.command("list")
@@ -92,16 +97,20 @@ def list_(store: Path, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--id", "ids", multiple=True, metavar="ID", help="Draw the effect on this item; may be repeated.")
 @click.option(
-    "--strengths", default=_STRENGTHS, show_default=True, metavar="LIST", help="Strengths to draw, with commas."
+    "--strengths",
+    metavar="LIST",
+    help="Strengths to draw, with commas; default: 0 to 1, of a principal direction -2 to 2.",
 )
 @click.option("-o", "--output", "target", type=_file, metavar="FILE", help="Draw its effect, a row an item.")
 @json_option
 @example("embedstore direction show fashion.store boot-ness -o boot-ness.png")
-def show(store: Path, name: str, ids: tuple[str, ...], strengths: str, target: Path | None, as_json: bool) -> None:
+def show(
+    store: Path, name: str, ids: tuple[str, ...], strengths: str | None, target: Path | None, as_json: bool
+) -> None:
     """Show how a direction was made, and draw what it does."""
     import embedstore
 
-    chosen = _numbers(strengths)
+    chosen = None if strengths is None else _numbers(strengths)
     if target is not None:
         from embedstore.cli import pictures
 
@@ -109,7 +118,8 @@ def show(store: Path, name: str, ids: tuple[str, ...], strengths: str, target: P
     with embedstore.open(store, read_only=True) as opened:
         found = opened.direction(name)
         if target is not None:
-            _draw(opened, found, list(ids) or _examples(opened, found), chosen, target)
+            usual = _DEVIATIONS if found.method == "principal" else _STRENGTHS
+            _draw(opened, found, list(ids) or _examples(opened, found), chosen or usual, target)
     if as_json:
         output.emit(_as_json(found))
     else:
@@ -155,7 +165,7 @@ def _examples(store: Store, found: Direction) -> list[str]:
     return [every[pick] for pick in np.sort(picks)]
 
 
-def _draw(store: Store, found: Direction, ids: list[str], strengths: list[float], target: Path) -> None:
+def _draw(store: Store, found: Direction, ids: list[str], strengths: Sequence[float], target: Path) -> None:
     from embedstore.query import sheet
 
     rows = []

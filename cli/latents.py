@@ -49,7 +49,7 @@ def evaluate(store: Path, expression: str, k: int, where: str | None, target: Pa
     if target is not None:
         sheets.check(target, ".npy")
     with embedstore.open(store, read_only=True) as opened:
-        latent = opened.evaluate(expression)
+        latent = opened.evaluate(expression.strip().removeprefix("="))  # as a POINT of other commands has it
         hits = opened.search(latent, k, where)
         [support] = opened.support(latent)
         if target is not None:
@@ -85,6 +85,7 @@ def _note_without_decoder(store: Store, latent: Latent) -> None:
 @click.option("--method", metavar="NAME", default="3cosadd", show_default=True, help="3cosadd (gensim's), or 3cosmul.")
 @k_option
 @where_option
+@click.option("-o", "--output", "target", type=_file, metavar="FILE", help="Write a contact sheet (.png).")
 @json_option
 @example("embedstore similar fashion.store --positive test/00000 --positive test/00023 --negative test/00008 -k 5")
 def similar(
@@ -94,6 +95,7 @@ def similar(
     method: str,
     k: int,
     where: str | None,
+    target: Path | None,
     as_json: bool,
 ) -> None:
     """Find what is like some items and unlike others.
@@ -105,13 +107,21 @@ def similar(
     import embedstore
     from embedstore.cli.search import print_hits
 
+    if target is not None:
+        from embedstore.cli import pictures
+
+        pictures.check(target, count=k)
     with embedstore.open(store, read_only=True) as opened:
         alike, unlike = ([points.corner(opened, text) for text in side] for side in (positive, negative))
         hits = opened.most_similar(alike, unlike, k, where=where, method=method)
+        if target is not None:
+            pictures.write_hits(target, hits)
         if as_json:
             output.emit({"positive": positive, "negative": negative, "method": method, "hits": points.hits_json(hits)})
         else:
             print_hits(hits)
+    if target is not None:
+        output.say(f"wrote {target}")
 
 
 @click.command()

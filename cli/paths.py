@@ -10,7 +10,9 @@ import click
 import numpy as np
 
 from embedstore.cli import output, points
-from embedstore.cli.options import bars, example, json_option, k_option, progress_option, store_argument
+from embedstore.cli.options import bars, example, json_option, k_option, progress_option, store_argument, where_option
+from embedstore.errors import InvalidArgument
+from embedstore.latent.paths import METHODS
 
 if TYPE_CHECKING:
     from embedstore.compute.interpolation import LatentPath
@@ -29,9 +31,10 @@ _FRAMES = 12  # of a film, for each part of the way
     multiple=True,
     required=True,
     metavar="NAME=STRENGTH",
-    help="A direction and how far; 1 reaches a typical member of its target. May be repeated: a chain.",
+    help="A direction and how far, 1 if not said, which reaches a typical member of its target. May be repeated.",
 )
 @k_option
+@where_option
 @click.option(
     "-o",
     "--output",
@@ -46,7 +49,13 @@ _FRAMES = 12  # of a film, for each part of the way
     "embedstore edit fashion.store test/00008 --edit boot-ness=1 --edit first=-0.5 -o boot.gif"
 )
 def edit(
-    store: Path, wanted: tuple[str, ...], chain: tuple[str, ...], k: int, target: Path | None, as_json: bool
+    store: Path,
+    wanted: tuple[str, ...],
+    chain: tuple[str, ...],
+    k: int,
+    where: str | None,
+    target: Path | None,
+    as_json: bool,
 ) -> None:
     """Change items along directions, each by as much as it needs.
 
@@ -58,13 +67,15 @@ def edit(
     if target is not None:
         from embedstore.cli import pictures
 
-        pictures.check(target, ".gif", ".npy")
+        pictures.check(target, ".gif", ".npy", count=len(wanted) * 4 * len(chain))
+        if target.suffix.lower() == ".gif" and len(wanted) > 1:
+            raise InvalidArgument("a film shows one point: name one, or write a sheet (.png)")
     edits = [_strength(text) for text in chain]
     with embedstore.open(store, read_only=True) as opened:
         latents = np.stack([points.point(opened, text).vector for text in wanted])
         edited = opened.edit(latents, edits)
         support = opened.support(edited)
-        answers: Any = opened.search(list(edited), k)
+        answers: Any = opened.search(list(edited), k, where)
         if target is not None:
             _draw_edits(opened, wanted, latents, edits, target)
         if as_json:
@@ -98,7 +109,6 @@ def _strength(text: str) -> tuple[str, float]:
 def _draw_edits(
     store: Store, names: tuple[str, ...], latents: np.ndarray[Any, Any], edits: list[tuple[str, float]], target: Path
 ) -> None:
-    from embedstore.errors import InvalidArgument
     from embedstore.query import film, sheet
 
     kind = target.suffix.lower()
@@ -106,8 +116,6 @@ def _draw_edits(
         points.write_vectors(target, store.edit(latents, edits))
         return
     if kind == ".gif":
-        if len(names) > 1:
-            raise InvalidArgument("a film shows one point: name one, or write a sheet (.png)")
         film.save(store.film(latents[0], edits, _FRAMES).images(), target)
         return
     rows = []
@@ -133,10 +141,8 @@ def _draw_edits(
 @click.option("--steps", type=int, default=8, show_default=True, metavar="N", help="Number of stops, both ends too.")
 @click.option(
     "--method",
-    default="density",
-    show_default=True,
     metavar="NAME",
-    help="linear, spherical, density, graph or geodesic.",
+    help="linear, spherical, density (the default), graph or geodesic.",
 )
 @click.option("--compare", is_flag=True, help="Go by every method, and compare them.")
 @click.option("--grid", is_flag=True, help="Fill the square between four POINTs: N by N stops.")
@@ -153,7 +159,7 @@ def interpolate(
     store: Path,
     wanted: tuple[str, ...],
     steps: int,
-    method: str,
+    method: str | None,
     compare: bool,
     grid: bool,
     target: Path | None,
@@ -168,12 +174,15 @@ def interpolate(
 
     if compare and grid:
         raise click.UsageError("--compare and --grid don't go together")
+    if method is not None and (compare or grid):
+        raise click.UsageError("--compare goes by every method, and --grid between straight lines: leave --method out")
     if len(wanted) < 2:
         raise click.UsageError("a path leads between at least two POINTs")
     if target is not None:
         from embedstore.cli import pictures
 
-        pictures.check(target, *(() if compare else (".gif", ".npy")))
+        count = steps * len(METHODS) if compare else steps**2 if grid else steps
+        pictures.check(target, *(() if compare else (".gif", ".npy")), count=count)
     with embedstore.open(store, read_only=True) as opened:
         corners = [points.corner(opened, text) for text in wanted]
         if compare:
@@ -183,7 +192,7 @@ def interpolate(
         if grid:
             path = opened.grid(corners, steps, steps)
         else:
-            path = opened.interpolate(*corners, steps=steps, method=method, progress=bars(progress))
+            path = opened.interpolate(*corners, steps=steps, method=method or "density", progress=bars(progress))
         if target is not None:
             _draw_path(opened, path, steps if grid else None, target)
         _report(path, opened, as_json)
@@ -194,7 +203,7 @@ def interpolate(
 def _report(path: LatentPath, store: Any, as_json: bool) -> None:
     support = path.support
     near = [hits[0].id for hits in store.search(list(path.latents), 1)]
-    names = [f"stop {number}" for number in range(len(path))]
+    numbers = range(1, len(path) + 1)  # as on the sheet
     if as_json:
         stops = [
             {"support": value, "nearest": name, "vector": vector}
@@ -203,8 +212,8 @@ def _report(path: LatentPath, store: Any, as_json: bool) -> None:
         measures = {} if path.method == "grid" else {"measures": asdict(path.measures())}
         output.emit({"method": path.method, "ids": path.ids, **measures, "stops": stops})
     else:
-        output.table(["stop", "nearest item", "support"], zip(range(len(path)), near, support.tolist(), strict=True))
-    points.warn(support, names)
+        output.table(["stop", "nearest item", "support"], zip(numbers, near, support.tolist(), strict=True))
+    points.warn(support, [f"stop {number}" for number in numbers])
 
 
 def _draw_path(store: Store, path: LatentPath, columns: int | None, target: Path) -> None:
@@ -228,8 +237,6 @@ def _draw_path(store: Store, path: LatentPath, columns: int | None, target: Path
 
 
 def _compared(store: Store, found: dict[str, LatentPath], target: Path | None, as_json: bool) -> None:
-    from embedstore.latent.paths import METHODS
-
     measures = {method: path.measures() for method, path in found.items()}
     if target is not None:
         from embedstore.query import sheet
@@ -239,7 +246,8 @@ def _compared(store: Store, found: dict[str, LatentPath], target: Path | None, a
             captions = [f"support {value:.2f}" for value in path.support]
             images = path.images() if path.ids is None else store.images(path.ids)
             pictures = [None if image is None else points.pixels(image) for image in images]
-            rows.append(sheet.Row(pictures, captions, title=method))
+            title = method if path.ids is None else f"{method}: the items' own pictures"
+            rows.append(sheet.Row(pictures, captions, title=title))
         sheet.save(sheet.strips(rows), target)
     left_out = [method for method in METHODS if method not in found]
     if as_json:

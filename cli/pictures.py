@@ -26,16 +26,20 @@ if TYPE_CHECKING:
 _TITLE_KEYS = ("label", "title", "name", "caption", "text")
 
 
-def check(path: Path, *others: str) -> None:
+def check(path: Path, *others: str, count: int = 0) -> None:
     """Raise InvalidArgument where a picture can't be written to ``path``, before the work for it is done.
 
     Args:
         path: of the file.
         others: endings that are as good, though not a picture's: '.gif' of a film, '.npy' of latents.
+        count: number of pictures on it, where it is a sheet.
     """
     endings = (*sheet.SUFFIXES, *others)
     if path.suffix.lower() not in endings:
         raise InvalidArgument(f"{path} must end in one of {', '.join(endings)}: nothing else is written")
+    if path.suffix.lower() in sheet.SUFFIXES and count > sheet.MOST:
+        instead = f", or write {' or '.join(others)}" if others else ""
+        raise InvalidArgument(f"{count:,} pictures are too many for one sheet: ask for at most {sheet.MOST:,}{instead}")
     check_place(path)
 
 
@@ -67,6 +71,12 @@ def write(path: Path, store: Store, names: Sequence[str], queries: Sequence[Any]
     else:
         image = sheet.rows(rows)
     sheet.save(image, path)
+
+
+def write_hits(path: Path, hits: Hits) -> None:
+    """Write a contact sheet of hits alone, where there are several queries or none."""
+    captions = [_caption(hit.id, hit.metadata, f"score {hit.score:.4g}") for hit in hits]
+    sheet.save(sheet.sheet([_picture(image) for image in hits.images()], captions), path)
 
 
 def write_items(target: Path, store: Store, ids: Sequence[str]) -> list[Path]:

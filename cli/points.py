@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.cli import output
+from embedstore.errors import InvalidArgument, UnknownItem
 from embedstore.latent.support import LOW
 
 if TYPE_CHECKING:
@@ -21,12 +22,23 @@ HELP = "an id, or = and an expression"
 
 def point(store: Store, text: str) -> Latent:
     """The latent that a word of the command line names."""
-    return store.evaluate(text[1:]) if text.startswith("=") else store.vector(text)
+    if text.startswith("="):
+        return store.evaluate(text[1:])
+    try:
+        return store.vector(text)
+    except UnknownItem as error:
+        raise _hinted(error, text) from None
+
+
+def _hinted(error: UnknownItem, text: str) -> UnknownItem:
+    """The error, and what is missing where the id looks like an expression."""
+    return UnknownItem(f"{error}; an expression begins with =") if "(" in text else error
 
 
 def corner(store: Store, text: str) -> Any:
     """The same, but an item stays an item where it matters that it is one."""
-    return point(store, text) if text.startswith("=") else text
+    found = point(store, text)  # says what is wrong with it
+    return found if text.startswith("=") else text
 
 
 def warn(supports: Sequence[float] | np.ndarray[Any, Any], names: Sequence[str]) -> None:
@@ -51,8 +63,6 @@ def pixels(image: Any) -> Picture:
 
 def write_vectors(path: Path, vectors: np.ndarray[Any, Any]) -> None:
     """Write latents as .npy, one as (d,)."""
-    from embedstore.errors import InvalidArgument
-
     try:
         with path.open("wb") as file:  # np.save would add .npy to a name that ends in .NPY
             np.save(file, vectors if len(vectors) > 1 else vectors[0])

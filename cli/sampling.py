@@ -9,14 +9,14 @@ import click
 import numpy as np
 
 from embedstore.cli import output, points
-from embedstore.cli.options import example, json_option, store_argument, where_option
+from embedstore.cli.options import bars, example, json_option, progress_option, store_argument, where_option
 
 if TYPE_CHECKING:
     from embedstore.compute.samples import Samples
     from embedstore.store import Store
 
 _file = click.Path(path_type=Path)
-_SHOWN = 20  # in the table
+_SHOWN = 20  # in the table, on a terminal
 _IN_A_ROW = 8  # on the sheet
 
 
@@ -40,6 +40,7 @@ _IN_A_ROW = 8  # on the sheet
 @click.option(
     "--save-as-dataset", "dataset", type=_file, metavar="DIR", help="Write a folder of pictures that index reads."
 )
+@progress_option
 @json_option
 @example(
     "embedstore sample fashion.store 12 --where \"label = 'Bag'\" -o bags.png\n"
@@ -54,6 +55,7 @@ def sample(
     seed: int | None,
     target: Path | None,
     dataset: Path | None,
+    progress: bool | None,
     as_json: bool,
 ) -> None:
     """Make N new items like those of STORE.
@@ -66,16 +68,16 @@ def sample(
     from embedstore.compute import samples
 
     if target is not None:
-        pictures.check(target, ".npy")
+        pictures.check(target, ".npy", count=2 * count)
     if dataset is not None:
         samples.check_folder(dataset)
     with embedstore.open(store, read_only=True) as opened:
         place = None if near is None else points.corner(opened, near)
-        found = opened.sample(count, where, near=place, spread=spread, seed=seed)
+        found = opened.sample(count, where, near=place, spread=spread, seed=seed, progress=bars(progress))
         support = found.support
         relative = found.distances / (found.usual or 1.0)
         if dataset is not None:
-            found.save_as_dataset(dataset)
+            found.save_as_dataset(dataset, progress=bars(progress))
         if target is not None and target.suffix.lower() == ".npy":
             points.write_vectors(target, found.latents)
         elif target is not None:
@@ -96,15 +98,19 @@ def sample(
             }
         )
     else:
-        shown = [[name, distance, "a copy" if copied else "", value] for name, distance, copied, value in rows[:_SHOWN]]
-        output.table(["nearest item", "distance, 1 is usual", "", "support"], shown)
-        if len(rows) > _SHOWN:
-            click.echo(f"... and {len(rows) - _SHOWN:,} more")
+        most = len(rows) if output.terminal_width() is None else _SHOWN
+        shown = [
+            [number, name, distance, "a copy" if copied else "", value]
+            for number, (name, distance, copied, value) in enumerate(rows[:most], start=1)
+        ]
+        output.table(["sample", "nearest item", "distance, 1 is usual", "", "support"], shown)
+        if len(rows) > most:
+            click.echo(f"... and {len(rows) - most:,} more")
         click.echo(
             f"{len(rows):,} samples, {int(found.copies.sum()):,} of them copies; "
             f"median distance {np.median(relative):.2f} of the usual"
         )
-    points.warn(support, [f"sample {number}" for number in range(len(support))])
+    points.warn(support, [f"sample {number}" for number in range(1, len(support) + 1)])
     for written in (target, dataset):
         if written is not None:
             output.say(f"wrote {written}")
@@ -122,6 +128,7 @@ def _draw(store: Store, found: Samples, support: np.ndarray[Any, Any], target: P
         part = range(start, min(start + _IN_A_ROW, len(found)))
         said = [f"support {support[i]:.2f}" for i in part]
         near = [f"distance {relative[i]:.2f}{', a copy' if found.copies[i] else ''}\n{found.nearest[i]}" for i in part]
-        rows.append(sheet.Row([new[i] for i in part], said, title="sampled"))
-        rows.append(sheet.Row([real[i] for i in part], near, title="the real item nearest to each (1 is usual)"))
+        rows.append(sheet.Row([new[i] for i in part], said, title="sampled", first=start + 1))
+        title = "the real item nearest to each (1 is usual)"
+        rows.append(sheet.Row([real[i] for i in part], near, title=title, first=start + 1))
     sheet.save(sheet.strips(rows), target)

@@ -246,7 +246,7 @@ class Store(LatentVerbs):
         return self._encoder(self._view(space).space).encode(as_pictures(images))
 
     def decode(self, latents: Any, *, space: str | None = None) -> list[Image.Image]:
-        """Pictures of latents: a Latent or several, an array (d,) or (n, d). The last ones decoded are kept in memory.
+        """Pictures of latents (Latents, an array (d,) or (n, d)) or items' (ids). The last ones are kept in memory.
 
         Raises:
             NoDecoder: the space has no decoder; InvalidVector: NaN, infinity, or another length.

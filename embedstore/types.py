@@ -104,6 +104,9 @@ class Latent:
     def __len__(self) -> int:
         return len(self.vector)
 
+    def __repr__(self) -> str:
+        return f"<Latent of {len(self.vector)} dimensions in space {self.space!r}, length {self.norm():.4g}>"
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Latent):
             return NotImplemented

@@ -151,7 +151,7 @@ def test_a_grid_is_drawn_between_four_corners(store: Path, tmp_path: Path) -> No
     assert "steps is 1" in refused("interpolate", store, "d000", "d001", "--steps", 1)
 
 
-def test_samples_are_listed_drawn_and_saved(store: Path, tmp_path: Path) -> None:
+def test_samples_are_listed_drawn_and_saved(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("sample", store, 9, "--where", "label = 3", "--seed", 5)
     found = answer(*words, "-o", tmp_path / "s.png", "--save-as-dataset", tmp_path / "sampled")
     with embedstore.open(store, read_only=True) as opened:
@@ -165,7 +165,11 @@ def test_samples_are_listed_drawn_and_saved(store: Path, tmp_path: Path) -> None
     assert "9 samples, 0 of them copies" in run(*words).stdout
     run("sample", store, 30, "--near", "d003", "--spread", 0.5, "-o", tmp_path / "s.npy")
     assert np.load(tmp_path / "s.npy").shape == (30, 16)
-    assert "... and 10 more" in run("sample", store, 30, "--near", "=mean('label = 3')").stdout
+    monkeypatch.delenv("COLUMNS")
+    many = ("sample", store, 30, "--near", "=mean('label = 3')")
+    assert len(run(*many).stdout.splitlines()) == 32  # a pipe gets all of them
+    monkeypatch.setenv("COLUMNS", "100")
+    assert "... and 10 more" in run(*many).stdout
     assert "can't be fitted" in refused("sample", store, 3, "--where", "id = 'd003'")
     assert "there already" in refused(*words, "--save-as-dataset", tmp_path / "sampled")
 
@@ -228,3 +232,38 @@ def test_a_picture_that_cant_be_written_is_refused_first(store: Path, words: tup
     group = 2 if words[0] == "direction" else 1
     said = refused(*words[:group], store, *words[group:-1], tmp_path / words[-1])
     assert "must end in" in said or "no folder" in said
+
+
+def test_small_comforts(store: Path, tmp_path: Path) -> None:
+    run("similar", store, "-p", "d000", "-p", "d010", "-n", "d003", "-k", 7, "-o", tmp_path / "s.png")
+    assert size(tmp_path / "s.png")[0] > 700
+    assert answer("eval", store, "=item('d000')")["vector"] == answer("eval", store, "item('d000')")["vector"]
+    run("eval", store, "item('d000')", "-o", tmp_path / "e.NPY")
+    assert np.load(tmp_path / "e.NPY").shape == (16,)
+    run("interpolate", store, "d000", "d001", "--steps", 5, "-o", tmp_path / "p.npy")
+    assert np.load(tmp_path / "p.npy").shape == (5, 16)
+    [edited] = answer("edit", store, "d008", "--edit", "to-three=1", "--where", "label = 8")
+    assert {hit["metadata"]["label"] for hit in edited["hits"]} == {8}
+    made = ("direction", "make", store, "again", "--positive", "label = 1", "--negative", "label = 7")
+    assert "replaces" not in run(*made).stderr
+    assert "replaces the direction 'again'" in run(*made).stderr
+
+
+def test_what_cant_be_written_or_is_meant_otherwise_is_said_before_the_work(store: Path, tmp_path: Path) -> None:
+    for words, said in (
+        (("edit", "mean('label = 3')", "--edit", "to-three=1"), "an expression begins with ="),
+        (("sample", 3, "--near", "mean('label = 3')"), "an expression begins with ="),
+        (("interpolate", "d000", "d001", "--steps", 9000, "-o", tmp_path / "w.png"), "or write .gif or .npy"),
+        (("sample", 9000, "-o", tmp_path / "w.png"), "18,000 pictures are too many"),
+        (("sample", 3, "--save-as-dataset", tmp_path / "no" / "folder"), "check that"),
+        (("interpolate", "d000", "d001", "d002", "--steps", 2), "through 3 points"),
+        (
+            ("direction", "make", "d", "--positive", "label = 3", "--negative", "label = 8", "--balance", "label"),
+            "label",
+        ),
+    ):
+        name, *rest = words if words[0] != "direction" else (words[1], *words[2:])
+        head = ("direction", name, store) if words[0] == "direction" else (name, store)
+        assert said in refused(*head, *rest)
+    refused("interpolate", store, "d000", "d001", "--compare", "--method", "linear", code=2)
+    refused("interpolate", store, "d000", "d001", "d002", "d003", "--grid", "--method", "linear", code=2)

@@ -13,7 +13,14 @@ import pytest
 from PIL import Image
 
 import embedstore
-from embedstore.errors import EmbedstoreError, InvalidArgument, NothingMatches, SpaceMismatch, UnknownDirection
+from embedstore.errors import (
+    EmbedstoreError,
+    InvalidArgument,
+    NothingMatches,
+    SpaceMismatch,
+    UnknownDirection,
+    UnknownItem,
+)
 from embedstore.store import Store
 
 from .computing import PICTURES, latents, make
@@ -100,9 +107,14 @@ def test_a_way_from_an_item_to_itself_has_one_stop(store: Store) -> None:
 @pytest.mark.parametrize("steps", range(2, 12))
 def test_the_graph_has_at_most_the_stops_asked_for_and_all_corners(store: Store, steps: int) -> None:
     corners = ["d000", "d100", "d200", "d300"]
+    if steps < len(corners):
+        for method in ("linear", "density", "graph"):
+            with pytest.raises(InvalidArgument, match="through 4 points"):
+                store.interpolate(*corners, steps=steps, method=method)
+        return
     ids = store.interpolate(*corners, steps=steps, method="graph").ids
     assert ids is not None
-    assert len(ids) <= max(steps, len(corners))
+    assert len(ids) <= steps
     assert [name for name in ids if name in corners] == corners
 
 
@@ -191,6 +203,20 @@ def test_paths_belong_to_their_space(store: Store, tmp_path: Path) -> None:
     with vectors(tmp_path / "s.store", latents(store)) as other:
         for ask in (other.support, other.decode):
             refused(SpaceMismatch, "space", lambda ask=ask: ask(path))
+
+
+def test_ids_are_as_good_as_latents(store: Store) -> None:
+    for ids in ("d000", ["d000", "d001"]):
+        z = np.atleast_2d([store.vector(name).vector for name in np.atleast_1d(ids)])
+        np.testing.assert_array_equal(store.support(ids), store.support(z))
+        assert [image.tobytes() for image in store.decode(ids)] == [image.tobytes() for image in store.decode(z)]
+    refused(UnknownItem, "no item has the id", lambda: store.decode("nope"))
+
+
+def test_reprs_are_short(store: Store) -> None:
+    path, samples = store.interpolate("d000", "d001"), store.sample(3)
+    for shown in (store.vector("d000"), store.direction("to-three"), path, samples, store.decode(path)[:0]):
+        assert len(repr(shown)) < 400
 
 
 def test_latents_are_equal_by_value(store: Store) -> None:

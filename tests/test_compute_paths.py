@@ -160,7 +160,7 @@ def test_a_saved_sample_is_a_dataset(store: Store, tmp_path: Path) -> None:
     with embedstore.create(tmp_path / "again.store") as again:
         report = again.index(folder, encoder="pca", progress=False)
         assert (report.added, report.failures) == (5, [])
-        said = again.get("sample-000001.png")["metadata"]
+        said = again.get("sample-000002.png")["metadata"]
     assert said["nearest"] == found.nearest[1]
     assert (said["sampled"], said["seed"], said["where"], said["near"]) == (True, 2, "label = 3", "d003")
     assert said["support"] == pytest.approx(found.support[1], abs=1e-3)

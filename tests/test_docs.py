@@ -100,7 +100,7 @@ def test_the_python_on_computing_runs(pictures: Path) -> None:
     command = [sys.executable, "-W", "error::UserWarning", "-c", code]
     done = subprocess.run(command, cwd=pictures, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 5
+    assert len(done.stdout.splitlines()) == 6
     assert (pictures / "eight.png").is_file()
 
 

@@ -160,6 +160,21 @@ def test_parentheses_must_match(text: str) -> None:
         assert refused.value.position == text.index("))") + 1
 
 
+@pytest.mark.parametrize(
+    ("text", "said", "position"),
+    [
+        ("item('a') +", "this is no expression", 10),
+        ("test/00017", r"did you mean item\('test/00017'\)", 5),
+        ("test/17", r"did you mean item\('test/17'\)", 0),
+        ("item('a') + b", r"did you mean item\('b'\)", 12),
+    ],
+)
+def test_a_mistake_is_pointed_at(text: str, said: str, position: int) -> None:
+    with pytest.raises(ExpressionError, match=said) as refused:
+        parse(text)
+    assert refused.value.position == position
+
+
 def test_a_cluster_is_a_number_or_a_name() -> None:
     for text, meant in (("3", 3), ("-1", -1), ("'boots'", "boots")):
         assert parse(f"cluster({text})").sources()[0].argument == meant

@@ -193,6 +193,9 @@ def _sides(space: LatentSpace, positive: str | None, negative: str | None, balan
     strata = None
     if balance:
         values = _values(space, np.concatenate(chosen), balance)
+        if set(values[: len(chosen[0])]).isdisjoint(values[len(chosen[0]) :]):
+            keys = " and ".join(balance)
+            raise InvalidArgument(f"no value of {keys} has items on both sides: balance another key, or none")
         codes = {value: code for code, value in enumerate(dict.fromkeys(values))}
         both = np.array([codes[value] for value in values], dtype=np.int64)
         strata = both[: len(chosen[0])], both[len(chosen[0]) :]

@@ -69,6 +69,9 @@ class LatentPath(Sequence[Latent]):
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.latents, dtype=dtype) if copy or dtype is not None else self.latents
 
+    def __repr__(self) -> str:
+        return f"<LatentPath {self.method}, {len(self)} stops of {self.latents.shape[1]} dimensions>"
+
     def images(self) -> list[Image.Image]:
         """The stops as pictures, decoded now.
 
@@ -121,6 +124,8 @@ def interpolate(
     check_steps(steps)
     if len(corners) < 2:
         raise InvalidArgument("a path leads between at least two points: name another one")
+    if steps < len(corners):
+        raise InvalidArgument(f"a path through {len(corners)} points has at least as many stops, not {steps}")
     ends, rows = space.resolved(corners)
     match method:
         case "linear":
@@ -182,7 +187,7 @@ def check_steps(steps: int) -> None:
 def _through_items(
     space: LatentSpace, ends: Vectors, rows: npt.NDArray[np.int64], steps: int, progress: bool
 ) -> LatentPath:
-    """Real items along the shortest ways through the neighbour graph, at most ``steps`` of them, but all corners.
+    """Real items along the shortest ways through the neighbour graph, at most ``steps`` of them.
 
     A point that is no item is replaced by the item nearest to it.
     """
@@ -208,7 +213,7 @@ def _thinned(
     if len(nodes) <= steps:
         return nodes
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(latents, axis=0), axis=1))])
-    between = max(0, steps - len(np.unique(corners)))
+    between = steps - len(np.unique(corners))
     wanted = np.linspace(0.0, along[-1], between + 2)[1:-1]
     chosen = np.abs(along[:, None] - wanted).argmin(axis=0)
     kept: npt.NDArray[np.int64] = nodes[np.unique(np.concatenate([chosen, corners]))]

@@ -15,6 +15,7 @@ from embedstore.compute.space import LatentSpace
 from embedstore.errors import DiskFull, InvalidArgument
 from embedstore.latent import density
 from embedstore.latent.density import Windows
+from embedstore.progress import Progress
 from embedstore.types import Vectors
 
 if TYPE_CHECKING:
@@ -73,7 +74,10 @@ class Samples:
 
         return [to_image(picture) for picture in self._space.decode(self.latents)]
 
-    def save_as_dataset(self, directory: str | os.PathLike[str]) -> Path:
+    def __repr__(self) -> str:
+        return f"<Samples {len(self)} of {self.latents.shape[1]} dimensions, {int(self.copies.sum())} of them copies>"
+
+    def save_as_dataset(self, directory: str | os.PathLike[str], *, progress: bool = False) -> Path:
         """Write a folder that ``index`` reads: PNG files and a ``metadata.jsonl`` that says where each comes from.
 
         Raises:
@@ -85,19 +89,21 @@ class Samples:
         try:
             target.mkdir(exist_ok=True)
             lines = []
-            for number, image in enumerate(images):
-                name = f"sample-{number:06d}.png"
-                image.save(target / name)
-                said = {
-                    "file_name": name,
-                    "sampled": True,
-                    **self.provenance,
-                    "nearest": self.nearest[number],
-                    "distance": round(float(self.distances[number]), 6),
-                    "usual_distance": round(self.usual, 6),
-                    "support": round(float(support[number]), 4),
-                }
-                lines.append(json.dumps(said, ensure_ascii=False))
+            with Progress("writing pictures", len(images), progress, "pictures") as bar:
+                for number, image in enumerate(images):
+                    bar.advance(1)
+                    name = f"sample-{number + 1:06d}.png"
+                    image.save(target / name)
+                    said = {
+                        "file_name": name,
+                        "sampled": True,
+                        **self.provenance,
+                        "nearest": self.nearest[number],
+                        "nearest_distance": round(float(self.distances[number]), 6),
+                        "usual_distance": round(self.usual, 6),
+                        "support": round(float(support[number]), 4),
+                    }
+                    lines.append(json.dumps(said, ensure_ascii=False))
             (target / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         except OSError as error:
             if error.errno in (28, 27, 122):  # ENOSPC, EFBIG, EDQUOT
@@ -114,7 +120,16 @@ def check_folder(path: Path) -> None:
         raise InvalidArgument(f"{path} can't be written: check that {path.parent} exists, and its permissions")
 
 
-def sample(space: LatentSpace, count: int, *, where: str | None, near: Any, spread: float, seed: int) -> Samples:
+def sample(
+    space: LatentSpace,
+    count: int,
+    *,
+    where: str | None,
+    near: Any,
+    spread: float,
+    seed: int,
+    progress: bool = False,
+) -> Samples:
     """Draw new latents.
 
     Args:
@@ -124,6 +139,7 @@ def sample(space: LatentSpace, count: int, *, where: str | None, near: Any, spre
         near: an id, a latent, a picture: the density of the 100 items about it.
         spread: factor of the deviations from the items; 1 is what held-out items fit best.
         seed: the same items, settings and seed give the same samples.
+        progress: whether to draw a bar on stderr.
 
     Raises:
         InvalidArgument: no number of samples or no spread, or fewer items than the space has dimensions.
@@ -152,9 +168,11 @@ def sample(space: LatentSpace, count: int, *, where: str | None, near: Any, spre
     first = space.usual()[1]
     closest = float(np.quantile(first, COPY))
     latents = np.empty((count, space.dimension), dtype=np.float32)
-    for start in range(0, count, _BLOCK):  # a sample's neighbours take far more memory than the sample
-        part = slice(start, start + _BLOCK)
-        latents[part] = _drawn(space, windows, chosen[part], among, generator, spread)
+    with Progress("drawing samples", count, progress) as bar:
+        for start in range(0, count, _BLOCK):  # a sample's neighbours take far more memory than the sample
+            part = slice(start, start + _BLOCK)
+            latents[part] = _drawn(space, windows, chosen[part], among, generator, spread)
+            bar.advance(len(latents[part]))
     distances, found = space.nearest(latents, 1)
     for _ in range(_REDRAWN):  # what came out as a copy
         again = np.flatnonzero(distances[:, 0] < closest)

@@ -151,11 +151,13 @@ class LatentSpace:
         return found.vectors, np.full(len(queries), -1) if found.own is None else found.own
 
     def checked(self, latents: Any) -> Vectors:
-        """Latents of this space (n, d): a Latent, an array, a list of Latents.
+        """Latents of this space (n, d): a Latent, an array, a list of Latents, an id or a list of them.
 
         Raises:
-            InvalidVector, DimensionMismatch, SpaceMismatch.
+            InvalidVector, DimensionMismatch, SpaceMismatch, UnknownItem.
         """
+        if isinstance(latents, str) or (isinstance(latents, (list, tuple)) and _all_texts(latents)):
+            return self.resolved([latents] if isinstance(latents, str) else latents)[0]
         if isinstance(latents, Latent) or (isinstance(latents, (list, tuple)) and _some_latent(latents)):
             return self.resolved([latents] if isinstance(latents, Latent) else latents)[0]
         if not isinstance(latents, np.ndarray) and isinstance(latents, Sequence) and len(latents):
@@ -348,6 +350,10 @@ class LatentSpace:
         if found is None:
             raise NoDecoder("this space's decoder gives no gradients, which a geodesic needs: use the method density")
         return found
+
+
+def _all_texts(values: Sequence[Any]) -> bool:
+    return len(values) > 0 and all(isinstance(value, str) for value in values)
 
 
 def _some_latent(values: Any) -> bool:

@@ -177,7 +177,7 @@ class LatentVerbs:
             a: the first point.
             b: the next.
             *more: further ones.
-            steps: number of stops, both ends among them ('graph': at most, where as many points aren't named).
+            steps: number of stops, both ends among them ('graph': at most).
             method: 'linear', 'spherical' (White 2016), 'density' (bent to where items are), 'graph' (through real
                 items), 'geodesic' (least change in the pictures, Arvanitidis et al. 2018).
             space: its name.
@@ -207,6 +207,7 @@ class LatentVerbs:
         spread: float = 1.0,
         seed: int | None = None,
         space: str | None = None,
+        progress: bool = False,
     ) -> Samples:
         """New latents from the density of the stored ones (manifold Parzen windows, Vincent and Bengio 2002).
 
@@ -217,13 +218,14 @@ class LatentVerbs:
             spread: factor of the deviations from real items.
             seed: None: the store's.
             space: its name.
+            progress: a bar on stderr.
 
         Raises:
             InvalidArgument: fewer items than dimensions, among others.
         """
         found = self._latents(space)
         seed = found.seed if seed is None else seed
-        return samples.sample(found, n, where=where, near=near, spread=spread, seed=seed)
+        return samples.sample(found, n, where=where, near=near, spread=spread, seed=seed, progress=progress)
 
     def support(self, latents: Any, *, space: str | None = None) -> npt.NDArray[np.float64]:
         """How each latent lies with regard to the data (n,), in [0, 1].

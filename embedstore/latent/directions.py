@@ -60,7 +60,7 @@ def weights(sides: Sides) -> tuple[Floats, Floats]:
     # As many as the rarer side has: a stratum known from one item on a side shouldn't decide the direction.
     common = np.minimum(positive, negative).astype(np.float64)
     if not common.any():
-        raise InvalidArgument("no value of what is to be balanced has items on both sides: balance something else")
+        raise InvalidArgument("what is to be balanced has no value in common on both sides: balance something else")
     found = []
     for codes, counts in zip(sides.strata, (positive, negative), strict=True):
         weight = (common / np.maximum(counts, 1))[codes]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import EmbedstoreError, ExpressionError, PointedError
+
+Operator: TypeAlias = Literal["+", "-", "*", "/"]
 
 MAX_LENGTH = 10_000  # characters
 MAX_DEPTH = 100
@@ -32,6 +35,7 @@ SOURCES = {
     "direction": "a name",
     "cluster": "a number or a name",
 }
+_MARKS = set("()'\"")  # that a text without is no expression
 _SHAPES = ("unit", "mix")
 _EXAMPLES = {
     "item": "item('an id')",
@@ -43,12 +47,7 @@ _EXAMPLES = {
     "unit": "unit(x)",
     "mix": "mix(a, b, t)",
 }
-_OPERATORS: dict[type[ast.operator], Literal["+", "-", "*", "/"]] = {
-    ast.Add: "+",
-    ast.Sub: "-",
-    ast.Mult: "*",
-    ast.Div: "/",
-}
+_OPERATORS: dict[type[ast.operator], Operator] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
 Vector: TypeAlias = npt.NDArray[np.float32]
 
@@ -74,7 +73,7 @@ class Source:
 class Binary:
     """``left operator right``."""
 
-    operator: Literal["+", "-", "*", "/"]
+    operator: Operator
     left: Node
     right: Node
     position: int
@@ -154,7 +153,8 @@ def parse(text: str) -> Expression:
             tree = ast.parse(f"({text}\n)", mode="eval")
     except SyntaxError as error:
         position = _Reader(text).offset(error.lineno or 1, error.offset or 1, encoded=False)
-        raise ExpressionError(f"this is no expression: {_plain(error.msg)}", text, position) from None
+        hint = _plain(error.msg) if set(text) & _MARKS else f"did you mean item({text.strip()!r})?"
+        raise ExpressionError(f"this is no expression: {hint}", text, position) from None
     except (RecursionError, MemoryError):
         raise ExpressionError(f"the expression is nested too deeply: at most {MAX_DEPTH} levels") from None
     except ValueError as error:  # a lone surrogate, an integer of thousands of digits
@@ -254,8 +254,8 @@ def evaluate(expression: Expression, lookup: Callable[[Source], Vector]) -> Vect
 
 def _plain(message: str | None) -> str:
     """A syntax error's words, without what only makes sense for Python code."""
-    message = (message or "invalid syntax").split(". Perhaps")[0].split("(<")[0].strip()
-    return message if message != "invalid syntax" else "something is missing or out of place"
+    plain = (message or "").split(". Perhaps")[0].split("(<")[0].strip()
+    return plain.replace("invalid syntax", "") or "something is missing or out of place"
 
 
 class _Reader:
@@ -271,7 +271,9 @@ class _Reader:
 
         Column and line are those of the text in parentheses, one letter further to the right in the first line.
         """
-        line = min(max(line, 1), len(self.lines))
+        if line > len(self.lines):  # the parenthesis that we put behind
+            return max(0, len(self.text.rstrip()) - 1)
+        line = max(line, 1)
         own = self.lines[line - 1]
         column -= (line == 1) + (not encoded)
         column = max(column, 0)
@@ -306,7 +308,9 @@ class _Reader:
                 return self.call(node, depth)
             case ast.Name():
                 known = node.id in SOURCES or node.id in _SHAPES
-                hint = f"write {_EXAMPLES[node.id]}" if known else f"did you mean item({node.id!r})?"
+                # An id as it stands, such as test/00017, reads as a division.
+                whole = node.id if set(self.text) & _MARKS else self.text.strip()
+                hint = f"write {_EXAMPLES[node.id]}" if known else f"did you mean item({whole!r})?"
                 raise self.fail(f"{node.id} alone is nothing: {hint}", node)
         raise self.fail("only numbers, + - * / ( ) and the named functions are understood here", node)
 
@@ -316,13 +320,9 @@ class _Reader:
             raise self.fail(f"a text alone is nothing: did you mean item({value!r})?", node)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.fail(f"{value!r} is no number", node)
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
+        if not abs(value) <= sys.float_info.max:
             raise self.fail("this number is too large", node)
-        return Number(number, self.place(node))
+        return Number(float(value), self.place(node))
 
     def binary(self, node: ast.BinOp, depth: int) -> Node:
         chain = [node]
@@ -352,8 +352,7 @@ class _Reader:
     def folded(self, operator: str, left: float, right: float, node: ast.BinOp) -> Number:
         if operator == "/" and right == 0:
             raise self.fail("this divides by zero", node.right)
-        value = {"+": left + right, "-": left - right, "*": left * right}.get(operator)
-        value = left / right if value is None else value
+        value = left / right if operator == "/" else {"+": left + right, "-": left - right, "*": left * right}[operator]
         if not math.isfinite(value):
             raise self.fail("this number is too large", node)
         return Number(value, self.place(node))

@@ -25,7 +25,7 @@ METHODS = {
     "geodesic": "the smoothest film: least change in the pictures from step to step",
 }
 FINE = 4  # points computed for each step asked for, before stops are set at even distances
-_PULLED = 0.65  # of the way to the mean of a point's nearest items
+_PULLED = 0.8  # of the way to the mean of a point's nearest items
 _POWER = 2.0  # of edges' lengths in the graph: many short steps are shorter than one long one
 _BENDS = 6  # of a geodesic between two points, in each dimension
 _ITERATIONS = 60

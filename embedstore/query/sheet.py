@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from embedstore.errors import DiskFull, InvalidArgument
 from embedstore.types import Picture
 
+MOST = 5_000  # pictures on one sheet
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 #: Side of a picture's place, in pixels: 28-pixel pictures fit four times, 32-pixel ones too, 64-pixel ones twice.
@@ -44,6 +45,7 @@ class Row:
         query: picture of the query, or None where it has none.
         query_caption: of the query.
         title: above the row, in `strips`.
+        first: number of the first picture, in `strips`.
     """
 
     pictures: Sequence[Picture | None]
@@ -51,6 +53,7 @@ class Row:
     query: Picture | None = None
     query_caption: str | None = None
     title: str | None = None
+    first: int = 1
 
 
 def sheet(
@@ -122,7 +125,7 @@ def strips(queries: Sequence[Row], *, tile: int = TILE) -> Image.Image:
         _write(draw, (_MARGIN, top), row.title or "", _TITLE - 4, _INK, canvas.width - 2 * _MARGIN)
         for place, (picture, caption) in enumerate(zip(row.pictures, row.captions, strict=True)):
             at = (_MARGIN + place * (tile + _GAP), top + _TITLE + 8)
-            _place(canvas, draw, at, picture, caption, tile, str(place + 1))
+            _place(canvas, draw, at, picture, caption, tile, str(row.first + place))
         top += pitch
     return canvas
 
