@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MOST_STEPS = 10_000
-_PULLING = 10  # nearest items that draw a point of a density path to them
+_PULLING = 5  # nearest items that draw a point of a density path to them
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from embedstore.types import Vectors
 METHODS = {
     "linear": "even and quick; half-way it may show a blend of both ends that no item looks like",
     "spherical": "keeps the latents' length on the way, for spaces whose items lie in a shell",
-    "density": "every stop is drawn to where items are: pictures that look like real ones",
+    "density": "every stop is drawn to where items are: shapes that real items have, a little softer",
     "graph": "every stop is a real item; the steps are as large as the data leave them",
     "geodesic": "the smoothest film: least change in the pictures from step to step",
 }
