@@ -11,13 +11,12 @@ import click
 import numpy as np
 
 from embedstore.cli import output, points
-from embedstore.cli.options import example, json_option, store_argument
+from embedstore.cli.options import example, json_option, output_option, store_argument
 
 if TYPE_CHECKING:
     from embedstore.compute.directions import Direction
     from embedstore.store import Store
 
-_file = click.Path(path_type=Path)
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # backwards, an item of the side that it leads from has nowhere to go
 _DEVIATIONS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # of a principal direction
 _SHOWN = 3  # items that a direction's effect is drawn on
@@ -101,7 +100,7 @@ def list_(store: Path, as_json: bool) -> None:
     metavar="LIST",
     help="Strengths to draw, with commas; default: 0 to 1, of a principal direction -2 to 2.",
 )
-@click.option("-o", "--output", "target", type=_file, metavar="FILE", help="Draw its effect, a row an item.")
+@output_option("Draw its effect, a row an item.")
 @json_option
 @example("embedstore direction show fashion.store boot-ness -o boot-ness.png")
 def show(
@@ -177,7 +176,7 @@ def _draw(store: Store, found: Direction, ids: list[str], strengths: Sequence[fl
             for strength, value in zip(strengths, store.support(latents), strict=True)
         ]
         [own] = store.images([name])
-        rows.append(sheet.Row(images, captions, None if own is None else points.pixels(own), f"{name}\nthe item"))
+        rows.append(sheet.Row(images, captions, points.pixels(own), f"{name}\nthe item"))
     sheet.save(sheet.rows(rows, title=found.name), target)
 
 

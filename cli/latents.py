@@ -9,13 +9,19 @@ import click
 import numpy as np
 
 from embedstore.cli import output, points
-from embedstore.cli.options import example, json_option, k_option, store_argument, where_option
+from embedstore.cli.options import (
+    example,
+    file_type,
+    json_option,
+    k_option,
+    output_option,
+    store_argument,
+    where_option,
+)
 
 if TYPE_CHECKING:
     from embedstore.store import Store
     from embedstore.types import Latent
-
-_file = click.Path(path_type=Path)
 
 
 @click.command("eval")
@@ -23,14 +29,7 @@ _file = click.Path(path_type=Path)
 @click.argument("expression")
 @k_option
 @where_option
-@click.option(
-    "-o",
-    "--output",
-    "target",
-    type=_file,
-    metavar="FILE",
-    help="Write a contact sheet (.png), the decoded point first; or the latent (.npy).",
-)
+@output_option("Write a contact sheet (.png), the decoded point first; or the latent (.npy).")
 @json_option
 @example(
     "embedstore eval fashion.store \"item('test/00008') - mean(\\\"label = 'Sandal'\\\") "
@@ -85,7 +84,7 @@ def _note_without_decoder(store: Store, latent: Latent) -> None:
 @click.option("--method", metavar="NAME", default="3cosadd", show_default=True, help="3cosadd (gensim's), or 3cosmul.")
 @k_option
 @where_option
-@click.option("-o", "--output", "target", type=_file, metavar="FILE", help="Write a contact sheet (.png).")
+@output_option("Write a contact sheet (.png).")
 @json_option
 @example("embedstore similar fashion.store --positive test/00000 --positive test/00023 --negative test/00008 -k 5")
 def similar(
@@ -131,19 +130,11 @@ def similar(
     "--vector",
     "vectors",
     multiple=True,
-    type=_file,
+    type=file_type,
     metavar="FILE",
     help="An .npy file with one latent, shape (d,), or several, (n, d); may be repeated.",
 )
-@click.option(
-    "-o",
-    "--output",
-    "target",
-    type=_file,
-    metavar="FILE",
-    required=True,
-    help="Where to: of one latent the picture as the decoder gives it, of several a sheet.",
-)
+@output_option("Where to: of one latent the picture as the decoder gives it, of several a sheet.", required=True)
 @json_option
 @example(
     'embedstore decode fashion.store test/00008 "=mean(\\"label = \'Bag\'\\")" -o decoded.png\n'

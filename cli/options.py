@@ -29,9 +29,15 @@ store_argument = click.argument("store", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 where_option = click.option("--where", metavar="FILTER", help="Only items that match, e.g. \"label = 'Bag'\".")
 k_option = click.option("-k", "k", type=int, default=10, show_default=True, metavar="N", help="Number of neighbours.")
+file_type = click.Path(path_type=Path)
 progress_option = click.option(
     "--progress/--no-progress", default=None, help="Bars on stderr (default: where stderr is a terminal)."
 )
+
+
+def output_option(help: str, *, required: bool = False) -> Callable[[F], F]:
+    """``-o FILE``, which the command gets as ``target``."""
+    return click.option("-o", "--output", "target", type=file_type, metavar="FILE", required=required, help=help)
 
 
 def example(text: str) -> Callable[[F], F]:

@@ -10,7 +10,16 @@ import click
 import numpy as np
 
 from embedstore.cli import output, points
-from embedstore.cli.options import bars, example, json_option, k_option, progress_option, store_argument, where_option
+from embedstore.cli.options import (
+    bars,
+    example,
+    json_option,
+    k_option,
+    output_option,
+    progress_option,
+    store_argument,
+    where_option,
+)
 from embedstore.errors import InvalidArgument
 from embedstore.latent.paths import METHODS
 
@@ -18,7 +27,6 @@ if TYPE_CHECKING:
     from embedstore.compute.interpolation import LatentPath
     from embedstore.store import Store
 
-_file = click.Path(path_type=Path)
 _FRAMES = 12  # of a film, for each part of the way
 
 
@@ -35,14 +43,7 @@ _FRAMES = 12  # of a film, for each part of the way
 )
 @k_option
 @where_option
-@click.option(
-    "-o",
-    "--output",
-    "target",
-    type=_file,
-    metavar="FILE",
-    help="A sheet (.png) with each step of the chain, a film (.gif) through it, or the latents (.npy).",
-)
+@output_option("A sheet (.png) with each step of the chain, a film (.gif) through it, or the latents (.npy).")
 @json_option
 @example(
     "embedstore edit fashion.store test/00008 --edit boot-ness=1 -o boot.png\n"
@@ -131,7 +132,7 @@ def _draw_edits(
                 label = f"{edits[at][0]} {edits[at][1] * (part + 1) / each:+.3g}"
             captions.append(f"{label}\nsupport {value:.2f}")
         own = None if name.startswith("=") else store.images([name])[0]
-        rows.append(sheet.Row(images, captions, None if own is None else points.pixels(own), f"{name}\nthe item"))
+        rows.append(sheet.Row(images, captions, points.pixels(own), f"{name}\nthe item"))
     sheet.save(sheet.rows(rows), target)
 
 
@@ -146,9 +147,7 @@ def _draw_edits(
 )
 @click.option("--compare", is_flag=True, help="Go by every method, and compare them.")
 @click.option("--grid", is_flag=True, help="Fill the square between four POINTs: N by N stops.")
-@click.option(
-    "-o", "--output", "target", type=_file, metavar="FILE", help="A sheet (.png), a film (.gif), or the latents (.npy)."
-)
+@output_option("A sheet (.png), a film (.gif), or the latents (.npy).")
 @progress_option
 @json_option
 @example(
@@ -227,7 +226,7 @@ def _draw_path(store: Store, path: LatentPath, columns: int | None, target: Path
         return
     # A stop that is an item is shown as itself, not as what the decoder makes of it.
     images = path.images() if path.ids is None else store.images(path.ids)
-    pictures = [None if image is None else points.pixels(image) for image in images]
+    pictures = [points.pixels(image) for image in images]
     labels = path.ids or [""] * len(path)
     captions = [
         f"{name}\nsupport {value:.2f}" if name else f"support {value:.2f}"
@@ -245,7 +244,7 @@ def _compared(store: Store, found: dict[str, LatentPath], target: Path | None, a
         for method, path in found.items():
             captions = [f"support {value:.2f}" for value in path.support]
             images = path.images() if path.ids is None else store.images(path.ids)
-            pictures = [None if image is None else points.pixels(image) for image in images]
+            pictures = [points.pixels(image) for image in images]
             title = method if path.ids is None else f"{method}: the items' own pictures"
             rows.append(sheet.Row(pictures, captions, title=title))
         sheet.save(sheet.strips(rows), target)

@@ -17,8 +17,6 @@ from embedstore.query.resolve import ItemRef
 from embedstore.readers.files import read_picture
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from embedstore.query.hits import Hits
     from embedstore.store import Store
     from embedstore.types import Picture
@@ -58,7 +56,7 @@ def write(path: Path, store: Store, names: Sequence[str], queries: Sequence[Any]
     """Write a contact sheet: one query before its hits, or several, one a row."""
     rows = [
         sheet.Row(
-            [_picture(image) for image in hits.images()],
+            [points.pixels(image) for image in hits.images()],
             [_caption(hit.id, hit.metadata, f"distance {hit.distance:.4g}") for hit in hits],
             query=_query_picture(store, query),
             query_caption=_query_caption(store, name, query),
@@ -76,7 +74,7 @@ def write(path: Path, store: Store, names: Sequence[str], queries: Sequence[Any]
 def write_hits(path: Path, hits: Hits) -> None:
     """Write a contact sheet of hits alone, where there are several queries or none."""
     captions = [_caption(hit.id, hit.metadata, f"score {hit.score:.4g}") for hit in hits]
-    sheet.save(sheet.sheet([_picture(image) for image in hits.images()], captions), path)
+    sheet.save(sheet.sheet([points.pixels(image) for image in hits.images()], captions), path)
 
 
 def write_items(target: Path, store: Store, ids: Sequence[str]) -> list[Path]:
@@ -113,23 +111,16 @@ def write_items(target: Path, store: Store, ids: Sequence[str]) -> list[Path]:
     return written
 
 
-def _picture(image: Image.Image | None) -> Picture | None:
-    if image is None:
-        return None
-    array = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"), dtype=np.uint8)
-    return array[:, :, None] if array.ndim == 2 else array
-
-
 def _query_picture(store: Store, query: Any) -> Picture | None:
     """What was asked with: the item's picture, the file's, or the latent decoded where the space can."""
     if isinstance(query, ItemRef):
-        return _picture(store.images([query.id])[0])
+        return points.pixels(store.images([query.id])[0])
     if isinstance(query, Path):
         return read_picture(query, max_side=sheet.TILE)
     if not any(space["encoder"] for space in store.info()["spaces"]):
         return None
     try:
-        return _picture(store.decode(query)[0])
+        return points.pixels(store.decode(query)[0])
     except NoDecoder:
         return None
 

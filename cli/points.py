@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.cli import output
-from embedstore.errors import InvalidArgument, UnknownItem
+from embedstore.durable import writing_output
+from embedstore.errors import UnknownItem
 from embedstore.latent.support import LOW
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from embedstore.query.hits import Hits
     from embedstore.store import Store
     from embedstore.types import Latent, Picture
@@ -55,16 +58,15 @@ def hits_json(hits: Hits) -> list[dict[str, Any]]:
     return [{"id": hit.id, "score": hit.score, "distance": hit.distance, "metadata": hit.metadata} for hit in hits]
 
 
-def pixels(image: Any) -> Picture:
-    """A PIL image as a picture (h, w, c)."""
+def pixels(image: Image.Image | None) -> Picture | None:
+    """A PIL image as a picture (h, w, c), for a sheet; None stays None."""
+    if image is None:
+        return None
     array = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"), dtype=np.uint8)
     return array[:, :, None] if array.ndim == 2 else array
 
 
 def write_vectors(path: Path, vectors: np.ndarray[Any, Any]) -> None:
     """Write latents as .npy, one as (d,)."""
-    try:
-        with path.open("wb") as file:  # np.save would add .npy to a name that ends in .NPY
-            np.save(file, vectors if len(vectors) > 1 else vectors[0])
-    except OSError as error:
-        raise InvalidArgument(f"{path} can't be written: {error.strerror or error}") from error
+    with writing_output(path), path.open("wb") as file:  # np.save would add .npy to a name that ends in .NPY
+        np.save(file, vectors if len(vectors) > 1 else vectors[0])

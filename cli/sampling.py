@@ -9,13 +9,21 @@ import click
 import numpy as np
 
 from embedstore.cli import output, points
-from embedstore.cli.options import bars, example, json_option, progress_option, store_argument, where_option
+from embedstore.cli.options import (
+    bars,
+    example,
+    file_type,
+    json_option,
+    output_option,
+    progress_option,
+    store_argument,
+    where_option,
+)
 
 if TYPE_CHECKING:
     from embedstore.compute.samples import Samples
     from embedstore.store import Store
 
-_file = click.Path(path_type=Path)
 _SHOWN = 20  # in the table, on a terminal
 _IN_A_ROW = 8  # on the sheet
 
@@ -29,16 +37,9 @@ _IN_A_ROW = 8  # on the sheet
     "--spread", type=float, default=1.0, show_default=True, metavar="S", help="Factor of the distance to real items."
 )
 @click.option("--seed", type=int, metavar="N", help="Other samples for another number; default: the store's.")
+@output_option("A sheet (.png): each sample beside the real item nearest to it; or the latents (.npy).")
 @click.option(
-    "-o",
-    "--output",
-    "target",
-    type=_file,
-    metavar="FILE",
-    help="A sheet (.png): each sample beside the real item nearest to it; or the latents (.npy).",
-)
-@click.option(
-    "--save-as-dataset", "dataset", type=_file, metavar="DIR", help="Write a folder of pictures that index reads."
+    "--save-as-dataset", "dataset", type=file_type, metavar="DIR", help="Write a folder of pictures that index reads."
 )
 @progress_option
 @json_option
@@ -122,7 +123,7 @@ def _draw(store: Store, found: Samples, support: np.ndarray[Any, Any], target: P
 
     relative = found.distances / (found.usual or 1.0)
     new = [points.pixels(image) for image in found.images()]
-    real = [None if image is None else points.pixels(image) for image in store.images(found.nearest)]
+    real = [points.pixels(image) for image in store.images(found.nearest)]
     rows = []
     for start in range(0, len(found), _IN_A_ROW):
         part = range(start, min(start + _IN_A_ROW, len(found)))

@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedstore.cli import output
-from embedstore.cli.options import example, item_id, json_option, k_option, store_argument, where_option
+from embedstore.cli.options import (
+    example,
+    file_type,
+    item_id,
+    json_option,
+    k_option,
+    output_option,
+    store_argument,
+    where_option,
+)
 
 if TYPE_CHECKING:
     from embedstore.query.hits import Hits
     from embedstore.store import Store
-
-_file = click.Path(path_type=Path)
 
 
 @click.command()
@@ -27,7 +34,7 @@ _file = click.Path(path_type=Path)
     "--picture",
     "pictures",
     multiple=True,
-    type=_file,
+    type=file_type,
     metavar="FILE",
     help="A picture to search with; may be repeated.",
 )
@@ -35,7 +42,7 @@ _file = click.Path(path_type=Path)
     "--vector",
     "vectors",
     multiple=True,
-    type=_file,
+    type=file_type,
     metavar="FILE",
     help="An .npy file with one vector, shape (d,), or several, (n, d); may be repeated.",
 )
@@ -44,14 +51,7 @@ _file = click.Path(path_type=Path)
 @click.option("--exact", is_flag=True, help="Compare with every item instead of using the index.")
 @click.option("--recall", type=float, metavar="R", help="Aim at this recall@10 instead of the store's.")
 @click.option("--explain", is_flag=True, help="Say how the answer was found, and what it cost.")
-@click.option(
-    "-o",
-    "--output",
-    "sheet",
-    type=_file,
-    metavar="FILE",
-    help="Write a contact sheet (.png, .jpg or .webp): the query first, each query in a row of its own.",
-)
+@output_option("Write a contact sheet (.png, .jpg or .webp): the query first, each query in a row of its own.")
 @json_option
 @example(
     "embedstore search fashion.store test/00017 -k 5 --where \"label != 'Bag'\"\n"
@@ -68,7 +68,7 @@ def search(
     exact: bool,
     recall: float | None,
     explain: bool,
-    sheet: Path | None,
+    target: Path | None,
     as_json: bool,
 ) -> None:
     """Find the items of STORE nearest to a query.
@@ -80,10 +80,10 @@ def search(
         raise click.UsageError("name what to search for: an ID, --id, --picture or --vector")
     import embedstore
 
-    if sheet is not None:
+    if target is not None:
         from embedstore.cli import pictures as sheets
 
-        sheets.check(sheet)
+        sheets.check(target)
     with embedstore.open(store, read_only=True) as opened:
         names, queries, several = _queries(opened, item, ids, pictures, vectors)
         start = time.perf_counter()
@@ -91,15 +91,15 @@ def search(
             queries, k, where, exact=exact, recall=recall, explain=explain
         )
         seconds = time.perf_counter() - start
-        if sheet is not None:
-            sheets.write(sheet, opened, names, queries, answers)
+        if target is not None:
+            sheets.write(target, opened, names, queries, answers)
         if as_json:
             found = [_as_json(name, hits, explain) for name, hits in zip(names, answers, strict=True)]
             output.emit(found if several else found[0])
         else:
             _print(names, answers, explain, seconds)
-    if sheet is not None:
-        output.say(f"wrote {sheet}")
+    if target is not None:
+        output.say(f"wrote {target}")
 
 
 def _queries(
@@ -222,14 +222,7 @@ def _explanation(stats: dict[str, Any]) -> str:
 @store_argument
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, type=item_id)
 @click.option("--vector", "with_vector", is_flag=True, help="Give the latents too.")
-@click.option(
-    "-o",
-    "--output",
-    "target",
-    type=_file,
-    metavar="FILE",
-    help="Write the stored picture to FILE; of several items, into a folder; as .npy, their latents.",
-)
+@output_option("Write the stored picture to FILE; of several items, into a folder; as .npy, their latents.")
 @json_option
 @example("embedstore get fashion.store test/00017 -o shoe.png\nembedstore get fashion.store test/00017 -o shoe.npy")
 def get(store: Path, ids: tuple[str, ...], with_vector: bool, target: Path | None, as_json: bool) -> None:

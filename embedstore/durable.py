@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from embedstore.errors import DiskFull, EmbedstoreError, StoreBusy, StoreReadOnly
+from embedstore.errors import DiskFull, EmbedstoreError, InvalidArgument, StoreBusy, StoreReadOnly
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -33,6 +33,21 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in _DENIED:
             raise StoreReadOnly(f"{path} can't be written ({error.strerror}): check its permissions") from error
         raise EmbedstoreError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def writing_output(path: Path) -> Iterator[None]:
+    """The same for a file that a user named: nothing of the store is at stake, and another name may do.
+
+    Raises:
+        DiskFull: no room; InvalidArgument: anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFull(f"no room to write {path}: free some space or choose another disk") from error
+        raise InvalidArgument(f"{path} can't be written: {error.strerror or error}") from error
 
 
 def sync_file(descriptor: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +20,8 @@ from embedstore.errors import (
 from embedstore.store import Store
 from embedstore.types import Latent
 
-from .computing import PICTURES, latents, make
+from .computing import PICTURES, latents
 from .stores import refused, vectors
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("compute") / "digits.store")
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    """Of the 600 digits; nothing but directions is written to it."""
-    with embedstore.open(path) as store:
-        yield store
 
 
 def test_a_mean_is_numpy_s_and_follows_the_commits(store: Store, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +22,8 @@ from embedstore.errors import (
 from embedstore.store import Store
 from embedstore.types import Latent
 
-from .computing import COUNT, LABELS, latents, make
+from .computing import COUNT, LABELS, latents
 from .stores import refused
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("compute") / "digits.store")
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    """Of the 600 digits; nothing but directions is written to it."""
-    with embedstore.open(path) as store:
-        yield store
 
 
 def test_a_direction_is_stored_with_how_it_was_made(store: Store) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,8 @@ from embedstore.errors import (
 )
 from embedstore.store import Store
 
-from .computing import PICTURES, latents, make
+from .computing import PICTURES, latents
 from .stores import refused
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("compute") / "digits.store")
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    """Of the 600 digits; nothing but directions is written to it."""
-    with embedstore.open(path) as store:
-        yield store
 
 
 def vectors(path: Path, z: np.ndarray, metric: str = "l2") -> Store:

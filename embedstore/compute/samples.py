@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.compute.space import LatentSpace
-from embedstore.errors import DiskFull, InvalidArgument
+from embedstore.durable import writing_output
+from embedstore.errors import InvalidArgument
 from embedstore.latent import density
 from embedstore.latent.density import Windows
 from embedstore.progress import Progress
@@ -86,7 +87,7 @@ class Samples:
         target = Path(directory)
         check_folder(target)
         images, support = self.images(), self.support
-        try:
+        with writing_output(target):
             target.mkdir(exist_ok=True)
             lines = []
             with Progress("writing pictures", len(images), progress, "pictures") as bar:
@@ -105,10 +106,6 @@ class Samples:
                     }
                     lines.append(json.dumps(said, ensure_ascii=False))
             (target / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        except OSError as error:
-            if error.errno in (28, 27, 122):  # ENOSPC, EFBIG, EDQUOT
-                raise DiskFull(f"no room to write {target}: free some space or choose another disk") from error
-            raise InvalidArgument(f"{target} can't be written: {error.strerror or error}") from error
         return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -9,27 +10,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.compute import algebra, directions, edits, interpolation, samples
-from embedstore.compute.directions import Direction
-from embedstore.compute.edits import Edits
-from embedstore.compute.interpolation import LatentPath
-from embedstore.compute.samples import Samples
 from embedstore.compute.space import LatentSpace
 from embedstore.types import Latent, Vectors
 from embedstore.validate import check_k
 
 if TYPE_CHECKING:
+    from embedstore.compute.directions import Direction
+    from embedstore.compute.edits import Edits
+    from embedstore.compute.interpolation import LatentPath
+    from embedstore.compute.samples import Samples
     from embedstore.query.hits import Hits
     from embedstore.truth.writer import Writer
 
 
-class LatentVerbs:
-    """What a store answers about its latent spaces; `embedstore.store.Store` is one."""
+class LatentVerbs(ABC):
+    """What a store answers about its latent spaces; `embedstore.store.Store` is one.
+
+    Each verb imports what it needs: every process imports the store, and few of them compute.
+    """
 
     _writer: Writer
 
+    @abstractmethod
     def _latents(self, space: str | None) -> LatentSpace:
-        raise NotImplementedError
+        """The space of a name (None: the default one) at the newest commit."""
 
     def mean(self, where: str, *, space: str | None = None) -> Latent:
         """Mean latent of the items that match a filter; computed once for each commit.
@@ -53,6 +57,8 @@ class LatentVerbs:
         Raises:
             ExpressionError: with a caret under the place.
         """
+        from embedstore.compute import algebra
+
         return algebra.evaluate(self._latents(space), expression)
 
     def most_similar(
@@ -75,6 +81,8 @@ class LatentVerbs:
             method: '3cosadd' (Mikolov et al. 2013) or '3cosmul' (Levy and Goldberg 2014).
             space: its name.
         """
+        from embedstore.compute import algebra
+
         return algebra.most_similar(self._latents(space), positive, negative, check_k(k), where, method)
 
     def direction(
@@ -105,6 +113,8 @@ class LatentVerbs:
         Raises:
             InvalidArgument, NothingMatches, UnknownDirection, FilterError.
         """
+        from embedstore.compute import directions
+
         found = self._latents(space)
         if (positive, negative, method, component) == (None, None, "difference", 1) and not balance and not keep:
             return directions.get(found, name)
@@ -122,6 +132,8 @@ class LatentVerbs:
 
     def directions(self, *, space: str | None = None) -> list[Direction]:
         """All stored directions, by name."""
+        from embedstore.compute import directions
+
         return directions.every(self._latents(space))
 
     def remove_direction(self, name: str, *, space: str | None = None) -> None:
@@ -130,6 +142,8 @@ class LatentVerbs:
         Raises:
             UnknownDirection: there is none of this name.
         """
+        from embedstore.compute import directions
+
         directions.remove(self._latents(space), self._writer, name)
 
     def edit(self, what: Any, edits_: Edits, *, space: str | None = None) -> Any:
@@ -146,6 +160,8 @@ class LatentVerbs:
         Raises:
             UnknownDirection, UnknownItem, InvalidArgument.
         """
+        from embedstore.compute import edits
+
         found = self._latents(space)
         latents, single = _several(found, what)
         edited = edits.stages(found, latents, edits_)[-1].astype(np.float32)
@@ -153,13 +169,15 @@ class LatentVerbs:
 
     def film(self, what: Any, edits_: Edits, steps: int = 12, *, space: str | None = None) -> LatentPath:
         """The way through a chain of edits of one item: ``steps`` stops to each of them, the item itself first."""
+        from embedstore.compute import edits, interpolation
+
         found = self._latents(space)
         interpolation.check_steps(steps)
         latents, _ = _several(found, [what])
         stages = edits.stages(found, latents, edits_)[:, 0]  # (s + 1, d)
         t = np.linspace(0.0, 1.0, steps)[1:, None]
         parts = [stages[:1], *(a + t * (b - a) for a, b in pairwise(stages))]
-        return LatentPath(np.concatenate(parts).astype(np.float32), "edit", None, found)
+        return interpolation.LatentPath(np.concatenate(parts).astype(np.float32), "edit", None, found)
 
     def interpolate(
         self,
@@ -186,16 +204,22 @@ class LatentVerbs:
         Raises:
             InvalidArgument, Disconnected, NoDecoder, UnknownItem, ...
         """
+        from embedstore.compute import interpolation
+
         return interpolation.interpolate(self._latents(space), [a, b, *more], steps, method, progress)
 
     def compare_paths(
         self, a: Any, b: Any, *more: Any, steps: int = 8, space: str | None = None, progress: bool = False
     ) -> dict[str, LatentPath]:
         """The paths of every method that can join these points, by method."""
+        from embedstore.compute import interpolation
+
         return interpolation.compare(self._latents(space), [a, b, *more], steps, progress)
 
     def grid(self, corners: Sequence[Any], rows: int = 5, columns: int = 5, *, space: str | None = None) -> LatentPath:
         """Stops between four corners, row by row: top left, top right, bottom left, bottom right."""
+        from embedstore.compute import interpolation
+
         return interpolation.grid(self._latents(space), corners, rows, columns)
 
     def sample(
@@ -223,6 +247,8 @@ class LatentVerbs:
         Raises:
             InvalidArgument: fewer items than dimensions, among others.
         """
+        from embedstore.compute import samples
+
         found = self._latents(space)
         seed = found.seed if seed is None else seed
         return samples.sample(found, n, where=where, near=near, spread=spread, seed=seed, progress=progress)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from embedstore.errors import DiskFull, InvalidArgument
+from embedstore.durable import writing_output
+from embedstore.errors import InvalidArgument
 
 SIDE = 256  # px: the shorter films are enlarged to at most this
 _PAUSE = 700  # ms that the first and the last frame stay
@@ -37,12 +37,8 @@ def save(images: Sequence[Image.Image], path: str | Path) -> None:
     there_and_back = [*frames, *frames[-2:0:-1]]
     times = [_STEP] * len(there_and_back)
     times[0] = times[len(frames) - 1] = _PAUSE
-    try:
+    with writing_output(Path(path)):
         there_and_back[0].save(path, "GIF", save_all=True, append_images=there_and_back[1:], duration=times, loop=0)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            raise DiskFull(f"no room to write {path}: free some space or choose another disk") from error
-        raise InvalidArgument(f"{path} can't be written: {error.strerror or error}") from error
 
 
 def _beside(frames: Sequence[Image.Image], most: int = 16) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import unicodedata
 from collections.abc import Sequence
@@ -12,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from embedstore.errors import DiskFull, InvalidArgument
+from embedstore.durable import writing_output
+from embedstore.errors import InvalidArgument
 from embedstore.types import Picture
 
 MOST = 5_000  # pictures on one sheet
@@ -143,13 +143,12 @@ def save(image: Image.Image, path: str | Path) -> None:
         raise InvalidArgument(f"{path} must end in one of {', '.join(SUFFIXES)}: no other kind of picture is written")
     options = {"optimize": True} if kind == "PNG" else {"quality": 92}
     try:
-        image.save(path, kind, **options)
+        with writing_output(path):
+            image.save(path, kind, **options)
+    except InvalidArgument:
+        raise
     except ValueError as error:  # Pillow's word for a picture larger than WebP takes
         raise InvalidArgument(f"{path} can't hold {image.width:,} x {image.height:,} pixels: use .png") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            raise DiskFull(f"no room to write {path}: free some space or choose another disk") from error
-        raise InvalidArgument(f"{path} can't be written: {error.strerror or error}") from error
 
 
 def fit(picture: Picture, tile: int = TILE) -> Image.Image:
