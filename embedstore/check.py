@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from embedstore.errors import EmbedstoreError, StoreDamaged
-from embedstore.metadata import catalog, directions, items
+from embedstore.metadata import catalog, directions, items, runs
 from embedstore.metadata.database import Database
+from embedstore.models import network
 from embedstore.progress import Progress
 from embedstore.truth import tiers
 from embedstore.truth.layout import MODELS, SEGMENTS, TIERS
@@ -88,6 +89,17 @@ def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyRep
                 directions.read(connection, space)
             except StoreDamaged as error:
                 report.problems.append(str(error))
+        placed: list[tuple[runs.Kind, runs.Run]] = []
+        for kind in runs.KINDS:
+            for run in runs.read(connection, kind):
+                placed.append((kind, run))
+                try:
+                    runs.check(kind, run)
+                except StoreDamaged as error:
+                    report.derived.append(str(error))
+                    continue
+                if kind == "clusterings" and runs.last_leaf(connection, run) >= len(runs.clusters(run).numbers):
+                    report.derived.append(f"clustering {run.name!r} has labels of no cluster: make it again")
     report.items = len(live)
     if both:
         report.problems.append(f"{both} rows are live and deleted at once")
@@ -116,9 +128,15 @@ def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyRep
         if segment not in segments or start + length > segments[segment].length:
             report.problems.append(f"row {row}: its thumbnail lies outside of what is committed")
     _models(directory, report, [(space.encoder, space.fingerprint) for space in spaces if space.encoder])
+    for kind, run in placed:
+        try:
+            network.load(directory / MODELS, kind[:-1], run.model)
+        except EmbedstoreError as error:
+            report.derived.append(f"{kind[:-1]} {run.name!r}: {error}")
     for record in records:
         if (reason := tiers.fault(directory, record)) is not None:
-            report.derived.append(f"index tier {record.name} {reason}")
+            said = "searches are exact until it is rebuilt (embedstore compact)"
+            report.derived.append(f"index tier {record.name} {reason}; {said}")
     named = {segment.name for segment in segments.values()} | {record.name for record in records}
     for folder in (SEGMENTS, TIERS):
         report.leftovers += [

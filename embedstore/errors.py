@@ -69,6 +69,13 @@ class UnknownDirection(EmbedstoreError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class UnknownRun(EmbedstoreError, KeyError):
+    """No clustering, or no map, has this name, or there is none yet."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
 class NothingMatches(EmbedstoreError):
     """A filter from which latents were to be taken matches no item."""
 
@@ -151,4 +158,6 @@ class MissingExtra(EmbedstoreError, ImportError):
     """An optional package is not installed; the message names the extra."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}: pip install 'embedstore[{extra}]'")
+        super().__init__(
+            f"{purpose} needs the package {package!r}: pip install 'embedstore[{extra}]' (in a clone, '.[{extra}]')"
+        )

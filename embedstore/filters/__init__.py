@@ -4,7 +4,8 @@
 
 ==========  ==========================================================================================
 fields      ``label``; nested ``camera.lens``; any other key in double quotes or backticks: ``"f number"``.
-            ``id``, ``source`` and ``cluster`` are built in; in quotes they are metadata keys.
+            ``id``, ``source`` and ``cluster`` are built in; in quotes they are metadata keys. A cluster is
+            compared by its number or by its name; ``cluster.fine`` is that of the clustering named 'fine'.
 values      ``'text'`` (a quote is doubled: ``'it''s'``), numbers, ``true``, ``false``
 operators   ``= == != <> < <= > >=``, ``[not] in (...)``, ``[not] like '...' [escape '.']``,
             ``[not] between ... and ...``, ``is [not] null``
@@ -26,8 +27,8 @@ JSON's types are kept apart (the affinities and the type order of SQLite are not
 
 from __future__ import annotations
 
-from embedstore.filters.evaluate import evaluate
-from embedstore.filters.parser import MAX_DEPTH, MAX_LENGTH, parse
+from embedstore.filters.evaluate import evaluate, holds_of_cluster
+from embedstore.filters.parser import MAX_DEPTH, MAX_LENGTH, check_text, parse
 from embedstore.filters.syntax import (
     BUILT_IN,
     KEYWORDS,
@@ -64,9 +65,11 @@ __all__ = [
     "Not",
     "Or",
     "Value",
+    "check_text",
     "evaluate",
     "fields",
     "format",
+    "holds_of_cluster",
     "kind",
     "literal",
     "parse",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from embedstore.errors import FilterError
 from embedstore.filters.syntax import (
@@ -14,6 +15,7 @@ from embedstore.filters.syntax import (
     Field,
     In,
     IsNull,
+    Leaf,
     Like,
     Not,
     Or,
@@ -22,22 +24,77 @@ from embedstore.filters.syntax import (
 )
 from embedstore.types import Metadata
 
+Clusters: TypeAlias = Mapping[str | None, tuple[int | None, str | None]]
+Places: TypeAlias = Mapping[str | None, tuple[float, float] | None]
 
-def evaluate(expression: Expression, id: str, source: str | None, metadata: Metadata) -> bool | None:
+
+def evaluate(
+    expression: Expression,
+    id: str,
+    source: str | None,
+    metadata: Metadata,
+    clusters: Clusters | None = None,
+    places: Places | None = None,
+) -> bool | None:
     """What the filter says of one item: True, False, or None for unknown. Only True selects it.
 
     This is the reference that the translation to SQL is tested against, and serves items that no database holds.
+
+    Args:
+        expression: the filter.
+        id: of the item.
+        source: of the item.
+        metadata: of the item.
+        clusters: number and name of the item's cluster by the clustering's name, None for the default clustering.
+        places: x and y of the item by the map's name, None for the default map.
     """
     match expression:
         case And(operands):
-            parts = [evaluate(operand, id, source, metadata) for operand in operands]
+            parts = [evaluate(operand, id, source, metadata, clusters, places) for operand in operands]
             return False if False in parts else None if None in parts else True
         case Or(operands):
-            parts = [evaluate(operand, id, source, metadata) for operand in operands]
+            parts = [evaluate(operand, id, source, metadata, clusters, places) for operand in operands]
             return True if True in parts else None if None in parts else False
         case Not(operand):
-            return _negate(evaluate(operand, id, source, metadata))
-    value = _look_up(expression.field, id, source, metadata)
+            return _negate(evaluate(operand, id, source, metadata, clusters, places))
+    if expression.field.built_in and expression.field.path[0] == "cluster":
+        name = expression.field.path[1] if len(expression.field.path) > 1 else None
+        if clusters is None or name not in clusters:
+            raise FilterError("no clustering yet: the field 'cluster' has no values")
+        return holds_of_cluster(expression, *clusters[name])
+    if expression.field.built_in and expression.field.path[0] == "map":
+        name = expression.field.path[1] if len(expression.field.path) > 2 else None
+        if places is None or name not in places:
+            raise FilterError("no map yet: the field 'map' has no values")
+        place = places[name]
+        return holds(expression, None if place is None else place["xy".index(expression.field.path[-1])])
+    return holds(expression, _look_up(expression.field, id, source, metadata))
+
+
+def holds_of_cluster(leaf: Leaf, number: int | None, name: str | None) -> bool | None:
+    """The same for a condition on an item's cluster, which has a number and may have a name: texts mean the name.
+
+    Args:
+        leaf: the condition.
+        number: of the cluster; None where the item is in none, so that nothing is known of it.
+        name: of the cluster.
+    """
+    known = name or ""  # a cluster without a name has another one than any that is asked for
+    if number is None or isinstance(leaf, IsNull):
+        return holds(leaf, number)
+    match leaf:
+        case In(field, values, negated):
+            numbers = tuple(value for value in values if not isinstance(value, str))
+            names = tuple(value for value in values if isinstance(value, str))
+            found = bool(holds(In(field, numbers), number)) or bool(holds(In(field, names), known))
+            return found is not negated
+        case Comparison(_, _, value) | Between(_, value, _):
+            return holds(leaf, known if isinstance(value, str) else number)
+    return holds(leaf, known)
+
+
+def holds(expression: Leaf, value: Any) -> bool | None:
+    """What a single condition says of its field's value."""
     match expression:
         case IsNull(_, negated):
             return (value is None) is not negated
@@ -51,6 +108,7 @@ def evaluate(expression: Expression, id: str, source: str | None, metadata: Meta
             return None if value is None else any(_compare(value, "=", one) for one in values) is not negated
         case Like(_, pattern, escape, negated):
             return _like(value, pattern, escape) is not negated if isinstance(value, str) else None
+    raise AssertionError(expression)
 
 
 def _negate(truth: bool | None) -> bool | None:
@@ -59,8 +117,6 @@ def _negate(truth: bool | None) -> bool | None:
 
 def _look_up(name: Field, id: str, source: str | None, metadata: Metadata) -> Any:
     if name.built_in:
-        if name.path == ("cluster",):
-            raise FilterError("no clustering yet: the field 'cluster' has no values")
         return id if name.path == ("id",) else source
     value: Any = metadata
     for key in name.path:

@@ -32,6 +32,12 @@ MAX_LENGTH = 10_000
 MAX_DEPTH = 32
 
 
+def check_text(text: object) -> None:
+    """Raise InvalidArgument unless this is text."""
+    if not isinstance(text, str):
+        raise InvalidArgument(f"a filter is text such as \"label = 'Boot'\", not {type(text).__name__}")
+
+
 def parse(text: str) -> Expression:
     """Read a filter.
 
@@ -39,8 +45,7 @@ def parse(text: str) -> Expression:
         FilterError: with a caret under the culprit and what was expected there.
         InvalidArgument: ``text`` is no str.
     """
-    if not isinstance(text, str):
-        raise InvalidArgument(f"a filter is text such as \"label = 'Boot'\", not {type(text).__name__}")
+    check_text(text)
     if len(text) > MAX_LENGTH:
         raise FilterError(f"the filter has {len(text):,} characters, and the limit is {MAX_LENGTH:,}")
     return _Parser(text).expression()
@@ -209,7 +214,9 @@ class _Parser:
         path = [self.key("expected a field")]
         while self.take("."):
             path.append(self.key("expected a key after '.'"))
-        built_in = len(path) == 1 and start.kind == "word" and path[0] in BUILT_IN
+        named = path[0] == "cluster" and len(path) == 2  # cluster.NAME: of the clustering of this name
+        placed = path[0] == "map" and len(path) in (2, 3) and path[-1] in ("x", "y")  # map.x, map.NAME.x
+        built_in = start.kind == "word" and (named or placed or (len(path) == 1 and path[0] in BUILT_IN))
         return Field(tuple(path), built_in, start.position)
 
     def key(self, expected: str) -> str:

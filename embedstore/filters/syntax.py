@@ -18,8 +18,9 @@ class Field:
     """A metadata key (a path of keys where it is nested), or a built-in field.
 
     Attributes:
-        path: the keys, outermost first.
-        built_in: True for ``id``, ``source`` and ``cluster`` written without quotes.
+        path: the keys, outermost first; of a cluster, 'cluster' and the name of the clustering, if one is named; of a
+            place, 'map', the name of the map, if one is named, and 'x' or 'y'.
+        built_in: True for ``id``, ``source``, ``cluster`` and ``map.x`` written without quotes.
         position: 0-based offset in the text it was parsed from; not part of equality.
     """
 
@@ -28,9 +29,8 @@ class Field:
     position: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
-        return (
-            ".".join(self.path) if self.built_in else ".".join(_quote(key, i == 0) for i, key in enumerate(self.path))
-        )
+        own = 1 if self.built_in else 0  # a built-in name is written without quotes
+        return ".".join((*self.path[:own], *(_quote(key, i + own == 0) for i, key in enumerate(self.path[own:]))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ class Not:
     operand: Expression
 
 
+Leaf: TypeAlias = Comparison | In | Like | Between | IsNull
 Expression: TypeAlias = Comparison | In | Like | Between | IsNull | And | Or | Not
 
 
@@ -157,7 +158,7 @@ _WORD = re.compile(r"[^\W\d]\w*")
 
 
 def _quote(key: str, first: bool) -> str:
-    plain = _WORD.fullmatch(key) and key.lower() not in KEYWORDS and not (first and key in BUILT_IN)
+    plain = _WORD.fullmatch(key) and key.lower() not in KEYWORDS and not (first and key in (*BUILT_IN, "map"))
     return key if plain else '"' + key.replace('"', '""') + '"'
 
 

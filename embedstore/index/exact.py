@@ -156,7 +156,7 @@ def search(
     k: int,
     metric: Metric,
     *,
-    mask: npt.NDArray[np.uint8] | npt.NDArray[np.bool_] | None = None,
+    among: Positions | None = None,
     norms: Sequence[npt.NDArray[np.float32]] | None = None,
 ) -> tuple[npt.NDArray[np.float32], Positions]:
     """The k nearest vectors of each query, exactly.
@@ -166,7 +166,7 @@ def search(
         queries: float32 (nq, d), finite, and not zero where the metric is cosine.
         k: number of neighbours, at least 1.
         metric: see `Metric` for what a distance is.
-        mask: over all positions; only where it is true may a vector be answered. None allows all.
+        among: the positions that may be answered, ascending; None allows all.
         norms: what `norms` returns for each block, to save its pass over the vectors (cosine and ip need it).
 
     Returns:
@@ -178,14 +178,13 @@ def search(
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     blocks = [(first, np.asarray(block)) for first, block in blocks if len(block)]
     known = [n for n in norms if len(n)] if norms is not None else [None] * len(blocks)
-    where = None if mask is None else np.asarray(mask).astype(np.bool_, copy=False)
     if len(queries) < _BATCH:
-        results = [_scan(query, blocks, k, metric, where, known) for query in queries]
+        results = [_scan(query, blocks, k, metric, among, known) for query in queries]
     else:
         results = [
             result
             for start in range(0, len(queries), _QUERIES)
-            for result in _batch(queries[start : start + _QUERIES], blocks, k, metric, where, known)
+            for result in _batch(queries[start : start + _QUERIES], blocks, k, metric, among, known)
         ]
     if not results:
         return np.empty((0, k), dtype=np.float32), np.empty((0, k), dtype=np.int64)
@@ -197,13 +196,13 @@ def _scan(
     blocks: Blocks,
     k: int,
     metric: Metric,
-    mask: npt.NDArray[np.bool_] | None,
+    among: Positions | None,
     known: Sequence[npt.NDArray[np.float32] | None],
 ) -> tuple[npt.NDArray[np.float32], Positions]:
     """One query, (1, k) each: float32 distances of all rows, then float64 ones of those that could be nearest."""
     found: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)]
     positions: list[Positions] = [np.empty(0, dtype=np.int64)]
-    for first, piece, piece_norms, rows in _pieces(blocks, mask, known, _SCAN_ROWS):
+    for first, piece, piece_norms, rows in _pieces(blocks, among, known, _SCAN_ROWS):
         kept = _possible(query, piece, piece_norms, rows, k, metric)
         for part in _parts(kept, piece.shape[1]):
             found.append(distances(query[None], piece[part][None], metric)[0].astype(np.float32))
@@ -266,7 +265,7 @@ def _batch(
     blocks: Blocks,
     k: int,
     metric: Metric,
-    mask: npt.NDArray[np.bool_] | None,
+    among: Positions | None,
     known: Sequence[npt.NDArray[np.float32] | None],
 ) -> Iterator[tuple[npt.NDArray[np.float32], Positions]]:
     """Many queries by matrix products; those whose answer is not proven by the error bound are scanned."""
@@ -278,9 +277,9 @@ def _batch(
     positions: list[Positions] = []
     last: list[npt.NDArray[np.float32]] = []  # the farthest computed value per piece that was not searched to its end
     probes = queries / lengths[:, None].astype(np.float32) if metric is Metric.COSINE else queries
-    copied = metric is Metric.COSINE or mask is not None
+    copied = metric is Metric.COSINE or among is not None
     step = max(1024, _COPY_BYTES // (4 * dimension)) if copied else _SCAN_ROWS
-    for first, piece, piece_norms, rows in _pieces(blocks, mask, known, step):
+    for first, piece, piece_norms, rows in _pieces(blocks, among, known, step):
         sizes = norms(piece) if piece_norms is None else piece_norms
         longest, shortest = max(longest, float(sizes.max())), min(shortest, float(sizes.min()))
         if rows is not None:
@@ -326,7 +325,7 @@ def _batch(
         candidates = candidates[:, : int((candidates >= 0).sum(axis=1).max())]
         distance[sure], nearest[sure] = rerank(queries[sure], candidates, k, metric, lambda at: take(blocks, at))
     for i in np.flatnonzero(~proven):
-        distance[i : i + 1], nearest[i : i + 1] = _scan(queries[i], blocks, k, metric, mask, known)
+        distance[i : i + 1], nearest[i : i + 1] = _scan(queries[i], blocks, k, metric, among, known)
     yield distance, nearest
 
 
@@ -341,7 +340,7 @@ def take(blocks: Blocks, positions: Positions) -> Vectors:
 
 def _pieces(
     blocks: Blocks,
-    mask: npt.NDArray[np.bool_] | None,
+    among: Positions | None,
     known: Sequence[npt.NDArray[np.float32] | None],
     step: int,
 ) -> Iterator[tuple[int, Vectors, npt.NDArray[np.float32] | None, Positions | None]]:
@@ -350,12 +349,12 @@ def _pieces(
         for start in range(0, len(block), step):
             piece = block[start : start + step]
             rows = None
-            if mask is not None:
-                allowed = mask[first + start : first + start + len(piece)]
-                if not allowed.all():
-                    rows = np.flatnonzero(allowed)
-                    if not len(rows):
-                        continue
+            if among is not None:
+                low, high = among.searchsorted((first + start, first + start + len(piece)))
+                if low == high:
+                    continue
+                if high - low < len(piece):
+                    rows = among[low:high] - (first + start)
             yield first + start, piece, None if lengths is None else lengths[start : start + len(piece)], rows
 
 

@@ -37,6 +37,11 @@ def limit(index: Any) -> int:
     return int(max(1, min(index.ntotal, 2048)))
 
 
+def distances_computed() -> int:
+    """Distances that graphs and lists have computed in this process so far, by FAISS's own count of all threads."""
+    return int(faiss.cvar.hnsw_stats.ndis + faiss.cvar.indexIVF_stats.ndis)
+
+
 def search_parameters(index: Any, value: int, selector: Any = None) -> Any:
     """A FAISS SearchParameters object for this index with the knob at ``value``, answering what ``selector`` allows.
 

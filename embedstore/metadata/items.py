@@ -181,6 +181,15 @@ def pictured(connection: Connection, rows: Iterable[int]) -> dict[int, Pictured]
     }
 
 
+def raw_thumbs(connection: Connection, rows: npt.NDArray[np.int64]) -> list[tuple[int, int, int, int, str]]:
+    """(row, segment, start, length, format) of those of these rows whose pictures are stored as bare pixels."""
+    query = (
+        "SELECT row, thumb_segment, thumb_start, thumb_length, thumb_format FROM items "
+        f"WHERE row {_AMONG} AND thumb_format LIKE 'raw:%'"
+    )
+    return connection.execute(query, _listed(rows.tolist())).fetchall()
+
+
 def metadata_keys(connection: Connection, first: int | None = None) -> set[str]:
     """Every top-level key that some live item has; with ``first``, some of the first so many items."""
     query = (
@@ -198,6 +207,54 @@ def summary(connection: Connection, key: str, limit: int) -> list[tuple[Any, int
     )
     found = connection.execute(query, (key, limit))
     return [(kind if kind in ("true", "false") else value, counted) for value, kind, counted in found]
+
+
+def hashes(connection: Connection) -> list[tuple[int, bytes | None]]:
+    """(row, content hash or None) of all live items, by row."""
+    return connection.execute("SELECT row, hash FROM items ORDER BY row").fetchall()
+
+
+def worth(connection: Connection, rows: npt.NDArray[np.int64]) -> dict[int, tuple[int, int]]:
+    """(px of the original, or 0; number of metadata keys) of these rows, by row: which of several copies says most."""
+    query = (
+        "SELECT row, coalesce(width * height, 0), (SELECT count(*) FROM json_each(items.metadata)) "
+        f"FROM items WHERE row {_AMONG}"
+    )
+    return {row: (size, keys) for row, size, keys in connection.execute(query, _listed(rows.tolist()))}
+
+
+def values(connection: Connection, key: str) -> list[tuple[int, str | int | float]]:
+    """(row, value) of the live items with a text, number, true or false under a top-level key, by row.
+
+    True and false come as they are spelled in filters.
+    """
+    query = (
+        "SELECT items.row, CASE WHEN pairs.type IN ('true', 'false') THEN pairs.type ELSE pairs.value END "
+        "FROM items, json_each(items.metadata) AS pairs WHERE pairs.key = ? "
+        "AND pairs.type IN ('text', 'integer', 'real', 'true', 'false') ORDER BY items.row"
+    )
+    return connection.execute(query, (key,)).fetchall()
+
+
+def values_by_leaf(connection: Connection, clustering: int, most: int) -> list[tuple[int, str, Any, int]]:
+    """How often each value of the metadata occurs in each leaf of a clustering: (leaf, key, value, count).
+
+    Of top-level keys with at most ``most`` different values: what is nearly an id tells no groups apart. True and false
+    come as they are spelled in filters.
+    """
+    query = (
+        "SELECT coalesce(labels.leaf, -1) AS own, pairs.key, "
+        "CASE WHEN pairs.type IN ('true', 'false') THEN pairs.type ELSE pairs.value END AS shown, count(*) "
+        "FROM items LEFT JOIN labels ON labels.row = items.row AND labels.clustering = ?, "
+        "json_each(items.metadata) AS pairs WHERE pairs.type IN ('text', 'integer', 'real', 'true', 'false') "
+        "AND pairs.key IN (SELECT value FROM json_each(?)) GROUP BY own, pairs.key, shown"
+    )
+    varied = (
+        "SELECT pairs.key FROM (SELECT metadata FROM items ORDER BY row LIMIT 10000) AS some, "
+        "json_each(some.metadata) AS pairs GROUP BY pairs.key HAVING count(DISTINCT pairs.value) <= ?"
+    )
+    keys = [key for (key,) in connection.execute(varied, (most,))]
+    return connection.execute(query, (clustering, *_listed(keys))).fetchall()
 
 
 def origins_with_counts(connection: Connection) -> list[tuple[str, int]]:

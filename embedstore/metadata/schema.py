@@ -6,7 +6,7 @@ old one, so that a reader in another process never pairs the metadata of one ver
 
 from __future__ import annotations
 
-from sqlalchemy import BLOB, Column, ForeignKey, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import BLOB, Column, Float, ForeignKey, Index, Integer, MetaData, Table, Text, UniqueConstraint
 
 tables = MetaData()
 
@@ -119,3 +119,46 @@ directions = Table(
     Column("made", Text, nullable=False),  # JSON: how, of how many items, how well it separates
     UniqueConstraint("space", "name", name="uq_directions_space_name"),
 )
+
+
+def _runs(name: str) -> Table:
+    """A table of named, stored runs over a space."""
+    return Table(
+        name,
+        tables,
+        Column("id", Integer, primary_key=True),
+        Column("space", Integer, ForeignKey("spaces.id"), nullable=False),
+        Column("name", Text, nullable=False, unique=True),
+        Column("seq", Integer, nullable=False),  # the commit that it was made from
+        Column("next_row", Integer, nullable=False),  # items of this row and after were placed into it later
+        Column("model", Text, nullable=False),  # fingerprint of the networks that place new items
+        Column("is_default", Integer, nullable=False),  # what filters mean by ``cluster``, and drawing by the map
+        Column("made", Text, nullable=False),  # JSON: how, its levels and their names
+    )
+
+
+clusterings, maps = _runs("clusterings"), _runs("maps")
+
+#: What a clustering says of an item: its cluster at the finest level, from which the coarser ones follow; -1 is noise.
+labels = Table(
+    "labels",
+    tables,
+    Column("row", Integer, ForeignKey("items.row", ondelete="CASCADE"), primary_key=True),
+    Column("clustering", Integer, ForeignKey("clusterings.id", ondelete="CASCADE"), primary_key=True),
+    Column("leaf", Integer, nullable=False),
+    Column("strength", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("ix_labels_leaf", labels.c.clustering, labels.c.leaf)
+
+#: Where a map puts an item.
+places = Table(
+    "places",
+    tables,
+    Column("row", Integer, ForeignKey("items.row", ondelete="CASCADE"), primary_key=True),
+    Column("map", Integer, ForeignKey("maps.id", ondelete="CASCADE"), primary_key=True),
+    Column("x", Float, nullable=False),
+    Column("y", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("ix_places_map", places.c.map)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import string
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +20,6 @@ from sqlalchemy.dialects import sqlite
 
 from embedstore.errors import FilterError
 from embedstore.filters import (
-    BUILT_IN,
     And,
     Between,
     Comparison,
@@ -33,71 +31,47 @@ from embedstore.filters import (
     Not,
     Or,
     Value,
-    fields,
+    holds_of_cluster,
     kind,
 )
+from embedstore.metadata.fields import json_path
 from embedstore.metadata.items import Condition
-from embedstore.metadata.schema import items
+from embedstore.metadata.runs import Clusters, Runs
+from embedstore.metadata.schema import items, labels, places
 
 _OPPOSITE = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
-#: Characters that every version of SQLite finds in a quoted label of a JSON path. It compares labels with the JSON
-#: text, escapes included (before 3.46), so whatever json.dumps may escape is found by json_each instead, which is
-#: slower but compares the decoded key.
-_PLAIN = frozenset(string.printable) - frozenset('"\\\t\n\r\x0b\x0c')
 
 
-def check_fields(expression: Expression, known: Collection[str], text: str = "") -> None:
-    """Refuse fields that no item has: a mistyped key would silently select nothing.
-
-    Args:
-        expression: the filter.
-        known: the metadata keys that occur (the outermost ones, where objects are nested).
-        text: the filter as it was given, for the caret.
-
-    Raises:
-        FilterError: naming the unknown field and the known ones nearest to it.
-    """
-    for field in fields(expression):
-        if field.built_in or field.path[0] in known:
-            continue
-        # 'a.b' may be meant as one flat key (a column of a CSV file), and quotes around a built-in may be habit.
-        flat = ".".join(field.path)
-        names = {key.lower(): str(Field((key,))) for key in known} | {name: name for name in BUILT_IN}
-        close = difflib.get_close_matches(field.path[0].lower(), names, n=3, cutoff=0.6)
-        near = list(dict.fromkeys([names[name] for name in (flat.lower(), *close) if name in names]))
-        if near:
-            hint = f"; did you mean {' or '.join(near[:3])}?"
-        elif known:
-            some = sorted(known)[:10]
-            hint = f"; known are {', '.join(str(Field((key,))) for key in some)}{', ...' * (len(known) > len(some))}"
-        else:
-            hint = "; the items have no metadata"
-        raise FilterError(f"unknown field {field}{hint}", text, field.position if text else None)
-
-
-def to_condition(expression: Expression, text: str = "") -> Condition:
+def to_condition(expression: Expression, text: str = "", runs: Runs | None = None) -> Condition:
     """The filter as a query for the rows of the items for which it is true; arguments as for `to_sql`."""
-    query = sa.select(items.c.row).where(to_sql(expression, items, text))
+    query = sa.select(items.c.row).where(to_sql(expression, items, text, runs))
     # "Render postcompile": a list of values is as many parameters, not a mark that SQLAlchemy would expand later.
     compiled = query.compile(dialect=sqlite.dialect(paramstyle="named"), compile_kwargs={"render_postcompile": True})
     return Condition(str(compiled), compiled.params)
 
 
-def to_sql(expression: Expression, items: sa.FromClause, text: str = "") -> ColumnElement[bool]:
+def to_sql(
+    expression: Expression,
+    items: sa.FromClause,
+    text: str = "",
+    runs: Runs | None = None,
+) -> ColumnElement[bool]:
     """The condition that selects the items for which the filter is true.
 
     Args:
         expression: the filter.
         items: the table, with columns ``id``, ``source`` (may be NULL) and ``metadata`` (JSON text).
         text: the filter as it was given, for the caret of an error.
+        runs: the store's clusterings and maps.
     """
-    return _condition(expression, _Items(items, text), negated=False)[1]
+    return _condition(expression, _Items(items, text, runs or Runs()), negated=False)[1]
 
 
 @dataclass(frozen=True, slots=True)
 class _Items:
     table: sa.FromClause
     text: str
+    runs: Runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +121,13 @@ def _joined(join: Callable[..., Any], parts: list[tuple[int, ColumnElement[bool]
 def _leaf(leaf: Comparison | In | Like | IsNull, field: Field, items: _Items) -> ColumnElement[bool]:
     metadata = items.table.c.metadata
     if field.built_in:
-        if field.path == ("cluster",):
-            raise FilterError("no clustering yet", items.text, field.position if items.text else None)
+        if field.path[0] == "cluster":
+            return _in_clusters(leaf, field, items)
+        if field.path[0] == "map":
+            return _on_map(leaf, field, items)
         column = items.table.c[field.path[0]]
         return _holds(leaf, _Operand(column, column.is_not(None), lambda types: true() if "text" in types else false()))
-    if all(key and _PLAIN.issuperset(key) for key in field.path):
-        path = "$" + "".join(f'."{key}"' for key in field.path)
+    if (path := json_path(field)) is not None:
         kept = func.json_type(metadata, path)
         return _holds(leaf, _Operand(func.json_extract(metadata, path), kept != "null", _typed(kept)))
     # Walk down by json_each; what is no object has no keys.
@@ -171,6 +146,74 @@ def _leaf(leaf: Comparison | In | Like | IsNull, field: Field, items: _Items) ->
     there = exists(found.where(*(named for _, named in levels), inner).correlate(items.table))
     # The column (never NULL) also names the table outside the subquery, or count(*) would have no FROM.
     return and_(metadata.is_not(None), ~there if absent else there)
+
+
+def _in_clusters(leaf: Comparison | In | Like | IsNull, field: Field, items: _Items) -> ColumnElement[bool]:
+    """The condition on the clusters' numbers and names, answered for each of them here, as one on items' leaves."""
+    place = field.position if items.text else None
+    name = field.path[1] if len(field.path) > 1 else None
+    found = items.runs.clusterings.get(name)
+    if found is None:
+        known = ", ".join(repr(one) for one in items.runs.clusterings if one is not None)
+        hint = f"no clustering is named {name!r}: there is {known}" if known else "no clustering yet"
+        raise FilterError(f"{hint}; `embedstore cluster STORE` makes one{_quoted(field)}", items.text, place)
+    _check_clusters(leaf, found, items.text, place)
+    said = labels.c.clustering == found.clustering
+    if isinstance(leaf, IsNull):
+        inside = exists().where(said, labels.c.leaf >= 0, labels.c.row == items.table.c.row).correlate(items.table)
+        return inside if leaf.negated else ~inside
+    leaves = [
+        one for one, number in enumerate(found.numbers) if holds_of_cluster(leaf, number, found.names.get(number))
+    ]
+    return items.table.c.row.in_(sa.select(labels.c.row).where(said, labels.c.leaf.in_(leaves)))
+
+
+def _on_map(leaf: Comparison | In | Like | IsNull, field: Field, items: _Items) -> ColumnElement[bool]:
+    """The condition on a coordinate of the items' places."""
+    name = field.path[1] if len(field.path) > 2 else None
+    found = items.runs.maps.get(name)
+    if found is None:
+        known = ", ".join(repr(one) for one in items.runs.maps if one is not None)
+        hint = f"no map is named {name!r}: there is {known}" if known else "no map yet"
+        place = field.position if items.text else None
+        raise FilterError(f"{hint}; `embedstore map STORE` makes one{_quoted(field)}", items.text, place)
+    column = places.c[field.path[-1]]
+    numbers = _Operand(column, true(), lambda types: true() if "real" in types else false())
+    absent = isinstance(leaf, IsNull) and not leaf.negated
+    inner = true() if isinstance(leaf, IsNull) else _holds(leaf, numbers)
+    there = items.table.c.row.in_(sa.select(places.c.row).where(places.c.map == found, inner))
+    return ~there if absent else there
+
+
+def _quoted(field: Field) -> str:
+    """How to ask for metadata of a name that means something else."""
+    written = ".".join([f'"{field.path[0]}"', *field.path[1:]])
+    return f" (a key of the metadata is written {written})"
+
+
+def _check_clusters(leaf: Comparison | In | Like | IsNull, found: Clusters, text: str, place: int | None) -> None:
+    """Refuse numbers and names that no cluster has: a mistyped one would silently select nothing."""
+    match leaf:
+        case Comparison(_, "=" | "!=", value):
+            wanted: Sequence[Value] = [value]
+        case In(_, values):
+            wanted = values
+        case _:
+            return
+    numbers, names = set(found.numbers), sorted(set(found.names.values()))
+    for value in wanted:
+        if isinstance(value, bool):
+            raise FilterError("a cluster has a number or a name, and is neither true nor false", text, place)
+        if isinstance(value, str) and value not in names:
+            near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+            listed = f"names are {', '.join(map(repr, names))}" if names else "`embedstore cluster name` names them"
+            hint = f"did you mean {near[0]!r}?" if near else listed
+            if value in found.elsewhere:
+                level = f"level {found.elsewhere[value]}, which isn't used"
+                raise FilterError(f"{value!r} is at {level}: `embedstore cluster use` chooses it", text, place)
+            raise FilterError(f"no cluster is named {value!r}: {hint}", text, place)
+        if not isinstance(value, str) and value not in numbers:
+            raise FilterError(f"there is no cluster {value}: they are numbered 0 to {max(numbers)}", text, place)
 
 
 def _typed(json_type: ColumnElement[Any]) -> Callable[[Sequence[str]], ColumnElement[bool]]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.index import exact
+from embedstore.index.selection import Part, Selection
 from embedstore.metadata.catalog import TierRecord
 from embedstore.truth import tiers
 from embedstore.truth.snapshot import SpaceView
@@ -24,9 +25,8 @@ from embedstore.vectors.segments import SegmentVectors
 if TYPE_CHECKING:
     from embedstore.index.tier import Tier
 
-#: A filter that leaves at most this share of the vectors is answered by scanning what it leaves: a graph walked under
-#: a filter visits about 1/share as many nodes and may strand before it has k of them.
-_SCAN_SHARE = 0.15
+#: Selected numbers, up to which reading them all takes less time than any index: 600 rows of 784, 8,000 of 64.
+_SCAN_NUMBERS = 2**19
 #: Numbers scanned exactly in the time that it takes to hash and parse one byte of a tier (measured: 6 GB/s of scan
 #: against 0.6 GB/s of loading).
 _LOAD_FACTOR = 2.5
@@ -59,6 +59,7 @@ class Engine:
         self._lock = threading.Lock()
         self._tiers: dict[str, Tier | None] = {}
         self._scanned: dict[str, float] = {}
+        self._alive: tuple[npt.NDArray[np.uint8], Selection] | None = None
         self._norms: tuple[SegmentVectors, list[npt.NDArray[np.float32]]] | None = None
 
     def search(
@@ -67,7 +68,7 @@ class Engine:
         queries: Vectors,
         k: int,
         *,
-        allowed: npt.NDArray[np.uint8] | None = None,
+        allowed: Selection | None = None,
         only_exact: bool = False,
         recall: float | None = None,
     ) -> Answer:
@@ -77,37 +78,46 @@ class Engine:
             view: of the space.
             queries: float32 (nq, d), checked.
             k: at least 1.
-            allowed: uint8 (n,) over positions, 1 where a filter matches; None allows all.
+            allowed: the positions that a filter matches; None allows all. Deleted ones may be among them.
             only_exact: scan everything.
             recall: to aim at, where another than the tiers were tuned to.
         """
-        mask = view.live if allowed is None else (allowed if view.live is None else allowed & view.live)
-        candidates = view.alive if allowed is None or mask is None else int(np.count_nonzero(mask))
+        selection = self._live(view, allowed)
+        candidates = len(view.rows) if selection is None else selection.count
         wanted = min(k, candidates)
         if not wanted:
             shape = (len(queries), k)
             return Answer(
                 np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int64), {"plan": "nothing to search"}
             )
-        scan_all = only_exact or (recall is not None and recall >= 1.0) or not view.tiers
-        if allowed is not None and candidates <= max(_SCAN_SHARE * len(view.rows), 4 * k):
-            scan_all = True
-        used = [] if scan_all else self._usable(view, len(queries))
+        scan = only_exact or (recall is not None and recall >= 1.0) or not view.tiers
+        if selection is not None and (candidates * view.space.dimension <= _SCAN_NUMBERS or candidates <= 4 * k):
+            scan = True
+        used = [] if scan else self._usable(view, len(queries))
         if not used:
-            distances, positions = self._scan(view, queries, k, mask)
-            return Answer(distances, positions, {"plan": "exact", "scanned": candidates, "candidates": candidates})
+            distances, positions = self._scan(view, queries, k, selection)
+            return Answer(distances, positions, {"plan": "exact", "scanned": candidates})
         if len(used) == 1 and used[0].count == len(view.rows):
-            answer = self._tier(view, used[0], queries, k, mask, recall)
+            answer = self._tier(view, used[0], queries, k, selection, recall)
         else:
-            answer = self._merged(view, used, queries, k, mask, recall)
+            answer = self._merged(view, used, queries, k, selection, recall)
         if len(queries) > 1 or answer.positions[0, wanted - 1] < 0:
             short = np.flatnonzero(answer.positions[:, wanted - 1] < 0)
             if len(short):
                 # A graph can't always reach k allowed nodes; fewer hits than there are matches is never an answer.
-                distances, positions = self._scan(view, queries[short], k, mask)
+                distances, positions = self._scan(view, queries[short], k, selection)
                 answer.distances[short], answer.positions[short] = distances, positions
                 answer.stats["fell back to exact"] = len(short)
         return answer
+
+    def _live(self, view: SpaceView, allowed: Selection | None) -> Selection | None:
+        """The live positions among those allowed; of the last view that was asked, what isn't deleted is kept."""
+        if view.live is None:
+            return allowed
+        kept = self._alive
+        if kept is None or kept[0] is not view.live:
+            kept = self._alive = (view.live, Selection(view.live))
+        return kept[1] if allowed is None else allowed.among(kept[1])
 
     def _usable(self, view: SpaceView, nq: int) -> list[Tier]:
         """The tiers to use now: loaded ones, and those whose loading has become cheaper than scanning on."""
@@ -142,14 +152,47 @@ class Engine:
         tier: Tier,
         queries: Vectors,
         k: int,
-        mask: npt.NDArray[np.uint8] | None,
+        selection: Selection | None,
         recall: float | None,
     ) -> Answer:
-        _, candidates, stats = tier.search(queries, k, recall=recall, mask=mask)
+        part = None if selection is None else selection.part(tier.first, tier.count)
+        if part is None or part.selector is None:
+            candidates, stats = tier.search(queries, k, recall=recall)
+        elif part.count * view.space.dimension <= _SCAN_NUMBERS:
+            distances, positions = self._scan(view, queries, k, selection, tier.first, tier.count)
+            return Answer(distances, positions, {"plan": "exact", "scanned": part.count})
+        else:
+            candidates, stats = self._of_part(tier, part, queries, k, recall)
+            if (missed := np.flatnonzero(candidates[:, -1] < 0)).size and part.count >= candidates.shape[1]:
+                # No index finds them, and there are as many: what was found need not be the nearest.
+                wide = candidates.shape[1]
+                _, candidates[missed] = self._scan(view, queries[missed], wide, selection, tier.first, tier.count)
+                stats["fell back to exact"] = len(missed)
         distances, positions = exact.rerank(
             queries, candidates, k, view.space.metric, view.vectors.read, single_precision=True
         )
         return Answer(distances, positions, stats)
+
+    def _of_part(
+        self, tier: Tier, part: Part, queries: Vectors, k: int, recall: float | None
+    ) -> tuple[npt.NDArray[np.int64], dict[str, Any]]:
+        """Candidates (nq, m) among a part of a tier's rows, with -1 where too few were found."""
+        if tier.prefers_packed(part, k, recall):
+            found = tier.packed(queries, k, part, recall=recall)
+            if found is not None:
+                return found[0], {"plan": "packed codes", "scanned": part.count, **found[1]}
+        candidates, stats = tier.search(queries, k, recall=recall, part=part)
+        stats["plan"] = "index, filtered"
+        # A walk that ends before it has met as many selected rows as it was to bring was among others: what is selected
+        # lies elsewhere than the query.
+        short = np.flatnonzero(candidates[:, -1] < 0)
+        if len(short):
+            again = tier.packed(queries[short], k, part, recall=recall)
+            if again is not None:
+                stats["packed codes instead"] = len(short)
+                candidates[short] = -1
+                candidates[short, : again[0].shape[1]] = again[0]
+        return candidates, stats
 
     def _merged(
         self,
@@ -157,10 +200,14 @@ class Engine:
         used: list[Tier],
         queries: Vectors,
         k: int,
-        mask: npt.NDArray[np.uint8] | None,
+        selection: Selection | None,
         recall: float | None,
     ) -> Answer:
-        parts = [self._tier(view, tier, queries, k, mask, recall) for tier in used]
+        parts = [
+            self._tier(view, tier, queries, k, selection, recall)
+            for tier in used
+            if selection is None or selection.part(tier.first, tier.count).count
+        ]
         stats: dict[str, Any] = {"plan": [part.stats for part in parts]}
         end, uncovered = 0, []
         for tier in [*used, None]:
@@ -169,7 +216,7 @@ class Engine:
                 uncovered.append((end, first - end))
             end = first if tier is None else tier.first + tier.count
         for first, count in uncovered:
-            distances, positions = self._scan(view, queries, k, mask, first, count)
+            distances, positions = self._scan(view, queries, k, selection, first, count)
             parts.append(Answer(distances, positions))
         stats["scanned"] = sum(count for _, count in uncovered)
         distances = np.concatenate([part.distances for part in parts], axis=1)
@@ -183,12 +230,13 @@ class Engine:
         view: SpaceView,
         queries: Vectors,
         k: int,
-        mask: npt.NDArray[np.uint8] | None,
+        selection: Selection | None,
         first: int = 0,
         count: int | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         blocks = list(view.vectors.blocks(first, count))
-        return exact.search(blocks, queries, k, view.space.metric, mask=mask, norms=self._norms_of(view, blocks))
+        among = None if selection is None else selection.positions
+        return exact.search(blocks, queries, k, view.space.metric, among=among, norms=self._norms_of(view, blocks))
 
     def _norms_of(self, view: SpaceView, blocks: list[tuple[int, Vectors]]) -> list[npt.NDArray[np.float32]] | None:
         """Norms of all blocks, kept while the vectors are the same: a full scan saves a pass over the memory."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedstore.errors import InvalidArgument
-from embedstore.query.engine import Engine
+from embedstore.config import StoreConfig
+from embedstore.errors import InvalidArgument, NothingMatches
+from embedstore.query.search import Searcher
 from embedstore.truth.snapshot import SpaceView
 
 
@@ -22,6 +23,8 @@ class RecallReport:
         k: neighbours.
         queries: size of the sample.
         target: what the index was tuned to.
+        where: the filter that was asked under.
+        matches: items that it leaves.
     """
 
     recall: float
@@ -30,25 +33,30 @@ class RecallReport:
     k: int
     queries: int
     target: float
+    where: str | None = None
+    matches: int | None = None
 
     def __str__(self) -> str:
+        under = "" if self.where is None else f" among the {self.matches:,} items where {self.where}"
         return (
             f"recall@{self.k} {self.recall:.4f} (95 % CI {self.low:.4f} to {self.high:.4f}, "
-            f"{self.queries:,} queries; tuned to {self.target:g})"
+            f"{self.queries:,} queries{under}; tuned to {self.target:g})"
         )
 
 
 def measure(
-    engine: Engine,
+    searcher: Searcher,
     view: SpaceView,
-    *,
+    config: StoreConfig,
     k: int,
     sample: int,
-    seed: int,
-    target: float,
+    *,
+    where: str | None = None,
     recall: float | None = None,
 ) -> RecallReport:
     """Search for a sample of stored vectors with the index and exactly, and compare.
+
+    Under a filter, all items are asked with, not only those that match: what is looked for may lie far from the query.
 
     A true neighbour counts as found when the answer holds it, or holds in its place another one just as near: with
     duplicates, which of several equal ones is named is no matter of recall.
@@ -57,23 +65,29 @@ def measure(
 
     if isinstance(sample, bool) or not isinstance(sample, (int, np.integer)) or sample < 1:
         raise InvalidArgument(f"sample is {sample!r}, but must be a whole number of at least 1")
+    engine, allowed, matches = searcher.engine, None, None
+    if where is not None:
+        match = searcher.matcher.match(where, view.space.name)
+        view, allowed, matches = match.view, match.selection, match.selection.count
+        if not matches:
+            raise NothingMatches(f"no item matches {where}")
     alive = view.live_positions()
     if len(alive) < 2:
         raise InvalidArgument(f"recall needs at least 2 items, and the store has {len(alive)}")
-    k = min(k, len(alive) - 1)
+    k = min(k, (len(alive) if allowed is None else max(allowed.count, 2)) - 1)
     engine.load(view)
-    chosen = np.sort(np.random.default_rng(seed).choice(alive, min(sample, len(alive)), replace=False))
+    chosen = np.sort(np.random.default_rng(config.seed).choice(alive, min(sample, len(alive)), replace=False))
     queries = view.vectors.read(chosen)
     found = np.empty(len(chosen))
     for start in range(0, len(chosen), 256):
         part, own = queries[start : start + 256], chosen[start : start + 256]
-        true = engine.search(view, part, k + 1, only_exact=True)
+        true = engine.search(view, part, k + 1, allowed=allowed, only_exact=True)
         # One query at a time, as users ask: a batch may be answered by another plan.
         for i in range(len(part)):
-            answer = engine.search(view, part[i : i + 1], k + 1, recall=recall)
+            answer = engine.search(view, part[i : i + 1], k + 1, allowed=allowed, recall=recall)
             kept = answer.distances[0][answer.positions[0] != own[i]][:k]
             reach = true.distances[i][true.positions[i] != own[i]][:k][-1]
             # A tier's hits are ordered by float32 distances, whose last digits differ from the exact scan's.
             found[start + i] = np.count_nonzero(kept <= reach + 1e-5 * abs(reach)) / k
     mean, low, high = recall_interval(found)
-    return RecallReport(mean, low, high, k, len(chosen), target if recall is None else recall)
+    return RecallReport(mean, low, high, k, len(chosen), config.recall if recall is None else recall, where, matches)

@@ -57,9 +57,9 @@ def stream(
     The rows are read at once, vectors and pictures as they are asked for: a transaction held open for as long as an
     export takes would keep every writer waiting.
     """
-    condition = None if matching is None else searcher.condition(matching)
     while True:
         with database.read() as connection:
+            condition = None if matching is None else searcher.condition(matching, connection)
             seq = catalog.read_state(connection).seq
             rows = items.rows_where(connection, condition)
             found = items.records(connection, rows)

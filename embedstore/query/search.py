@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.metadata import catalog, items
+from embedstore.index import knobs
+from embedstore.metadata import items
 from embedstore.metadata.database import Database
 from embedstore.query.engine import Answer, Engine
 from embedstore.query.hits import Hits
@@ -25,9 +28,14 @@ from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.types import Metadata, Metric, Vectors
 
 if TYPE_CHECKING:
+    from sqlite3 import Connection
+
     from PIL import Image
 
+    from embedstore.filters import Expression
+    from embedstore.index.selection import Selection
     from embedstore.metadata.items import Condition
+    from embedstore.query.matching import Match, Matcher
 
 #: Answers whose ids are looked up in SQLite before the whole column is read: a process that asks once reads ten rows.
 _COLD_ANSWERS = 3
@@ -40,7 +48,7 @@ class Searcher:
 
     def __init__(self, directory: Path, database: Database, snapshots: Snapshots) -> None:
         self.engine = Engine(directory)
-        self._directory = directory
+        self.directory = directory
         self._database = database
         self._snapshots = snapshots
         self._lock = threading.Lock()
@@ -74,11 +82,14 @@ class Searcher:
             explain: add what the stages took to the answers' stats.
         """
         space = view.space.name
-        allowed = None
+        match: Match | None = None
+        allowed: Selection | None = None
         while True:
             clock = [time.perf_counter()] if explain else None
+            computed = knobs.distances_computed() if explain else 0
             if matching is not None:
-                view, allowed = self._match(matching, space)
+                match = self.matcher.match(matching, space)
+                view, allowed = match.view, match.selection
                 if clock:
                     clock.append(time.perf_counter())
             answer = self.engine.search(
@@ -96,7 +107,9 @@ class Searcher:
                 view = self._snapshots.current().spaces[space]
                 continue
             if clock:
-                _explain(answer.stats, [*clock, time.perf_counter()])
+                _explain(answer.stats, [*clock, time.perf_counter()], match)
+                computed = knobs.distances_computed() - computed
+                answer.stats["distances"] = _scanned(answer.stats) * len(vectors) + computed
             return hits
 
     def _hits(self, view: SpaceView, answer: Answer, index: int, without: int | None = None, k: int = 0) -> Hits:
@@ -124,41 +137,54 @@ class Searcher:
         none = np.empty(0, dtype=np.int64)
         return Hits([], np.empty(0, np.float32), Metric.L2, none, self.read_metadata, self.read_images, {})
 
-    def _match(self, text: str, space: str) -> tuple[SpaceView, npt.NDArray[np.uint8]]:
-        """A filter's matches in the newest commit, as a mask over the positions of the space's view."""
-        condition = self.condition(text)
-        while True:
-            with self._database.read() as connection:
-                seq = catalog.read_state(connection).seq
-                rows = items.rows_where(connection, condition)
-            snapshot = self._snapshots.current()
-            if snapshot.seq == seq:
-                break
-            # Another commit came in between: the mask and the vectors must be of the same one.
-        view = snapshot.spaces[space]
-        mask = np.zeros(len(view.rows), dtype=np.uint8)
-        mask[view.positions(rows)] = 1
-        return view, mask
+    @functools.cached_property
+    def matcher(self) -> Matcher:
+        """What answers filters."""
+        from embedstore.query.matching import Matcher  # a process that asks without a filter doesn't wait for it
 
-    def condition(self, text: str) -> Condition:
+        return Matcher(self._database, self._snapshots, self._compiled)
+
+    def condition(self, text: str, connection: Connection | None = None) -> Condition:
         """A filter as SQL, its fields checked against what the items have.
+
+        Clusters are those of the moment: whoever has a transaction of its own compiles the filter in it.
 
         Raises:
             FilterError: it doesn't parse, or names a field that no item has.
         """
         from embedstore import filters  # a process that asks one question without a filter doesn't wait for them
-        from embedstore.metadata import where
 
         expression = filters.parse(text)
+        with self._database.read() if connection is None else nullcontext(connection) as connection:
+            return self._compiled(expression, text, connection)
+
+    def _compiled(self, expression: Expression, text: str, connection: Connection) -> Condition:
+        from embedstore import filters
+        from embedstore.metadata import fields, runs, where
+
         named = {field.path[0] for field in filters.fields(expression) if not field.built_in}
-        with self._database.read() as connection:
-            # The keys of the first items are nearly always all keys; only a suspect field is worth a look at every row.
-            known = items.metadata_keys(connection, first=100)
-            if not named <= known:
-                known = items.metadata_keys(connection)
-                if items.count(connection):
-                    where.check_fields(expression, known, text)
-        return where.to_condition(expression, text)
+        # The keys of the first items are nearly always all keys; only a suspect field is worth a look at every row.
+        known = items.metadata_keys(connection, first=100)
+        if not named <= known:
+            known = items.metadata_keys(connection)
+            if items.count(connection):
+                fields.check_fields(expression, known, text)
+        asked = runs.Runs()
+        built_in = [field.path for field in filters.fields(expression) if field.built_in]
+        if any(path[0] == "cluster" for path in built_in):
+            meant = {path[1] if len(path) > 1 else None for path in built_in}
+            clusterings: dict[str | None, runs.Clusters] = {}
+            for run in runs.read(connection, "clusterings"):
+                names = {run.name, None} if run.is_default else {run.name}
+                found = runs.clusters(run) if names & meant else runs.Clusters(run.id, ())
+                clusterings.update(dict.fromkeys(names, found))
+            asked = replace(asked, clusterings=clusterings)
+        if any(path[0] == "map" for path in built_in):
+            maps: dict[str | None, int] = {}
+            for run in runs.read(connection, "maps"):
+                maps.update(dict.fromkeys({run.name, None} if run.is_default else {run.name}, run.id))
+            asked = replace(asked, maps=maps)
+        return where.to_condition(expression, text, asked)
 
     def ids_of(self, rows: npt.NDArray[np.int64]) -> list[str]:
         """Ids of rows, in order."""
@@ -211,10 +237,18 @@ class Searcher:
 
     def read_images(self, rows: npt.NDArray[np.int64]) -> list[Image.Image | None]:
         """Stored pictures of rows, in order."""
-        return pictures.read(self._directory, self._database, rows)
+        return pictures.read(self.directory, self._database, rows)
 
 
-def _explain(stats: dict[str, Any], clock: list[float]) -> None:
+def _scanned(stats: dict[str, Any]) -> int:
+    """Rows that a plan and its parts have scanned for each query."""
+    parts = stats["plan"] if isinstance(stats.get("plan"), list) else []
+    return int(stats.get("scanned", 0)) + sum(map(_scanned, parts))
+
+
+def _explain(stats: dict[str, Any], clock: list[float], match: Match | None) -> None:
+    if match is not None:
+        stats |= {"filter": match.how, "matches": match.selection.count, "expected": match.expected}
     stages = (["filter"] if len(clock) == 4 else []) + ["search", "ids"]
     stats["seconds"] = {stage: end - start for stage, (start, end) in zip(stages, pairwise(clock), strict=True)}
 

@@ -122,7 +122,7 @@ def strips(queries: Sequence[Row], *, tile: int = TILE) -> Image.Image:
     pitch = _pitch(tile, lines) + _TITLE + 8
     canvas, draw, top = _canvas(max(columns, 1), max(len(queries), 1), 0, lines, None, tile, pitch)
     for row in queries:
-        _write(draw, (_MARGIN, top), row.title or "", _TITLE - 4, _INK, canvas.width - 2 * _MARGIN)
+        write(draw, (_MARGIN, top), row.title or "", _TITLE - 4, _INK, canvas.width - 2 * _MARGIN)
         for place, (picture, caption) in enumerate(zip(row.pictures, row.captions, strict=True)):
             at = (_MARGIN + place * (tile + _GAP), top + _TITLE + 8)
             _place(canvas, draw, at, picture, caption, tile, str(row.first + place))
@@ -227,7 +227,7 @@ def _canvas(
     canvas = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(canvas)
     if title:
-        _write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE, _INK, width - 2 * _MARGIN)
+        write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE, _INK, width - 2 * _MARGIN)
     return canvas, draw, top
 
 
@@ -255,13 +255,13 @@ def _place(
     for number, line in enumerate(caption.split("\n")):
         left, size = 0.0, _TEXT if number == 0 else _SMALL
         if rank is not None and number == 0:
-            _write(draw, (x, y), rank, _TEXT, _ACCENT, tile)
+            write(draw, (x, y), rank, _TEXT, _ACCENT, tile)
             left = ImageFont.load_default(_TEXT).getlength(rank) + 6
-        _write(draw, (x + left, y), line, size, _INK if number == 0 else _FAINT, tile - left)
+        write(draw, (x + left, y), line, size, _INK if number == 0 else _FAINT, tile - left)
         y += _LINE
 
 
-def _write(
+def write(
     draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, fill: _Colour, width: float
 ) -> None:
     """One line, shortened to what fits; every font stands on the same baseline."""
@@ -273,6 +273,18 @@ def _write(
             low, high = (kept, high) if font.getlength(_elided(text, kept)) <= width else (low, kept - 1)
         text = _elided(text, low)
     draw.text((at[0], at[1] + size), text, fill=fill, font=font, anchor="ls")
+
+
+def width_of(text: str, size: int) -> float:
+    """How wide a line is, in px."""
+    text, font = _writable(text, size)
+    return float(font.getlength(text))
+
+
+def centred(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, fill: _Colour) -> None:
+    """One line around a point."""
+    text, font = _writable(text, size)
+    draw.text(at, text, fill=fill, font=font, anchor="mm")
 
 
 def _elided(text: str, kept: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embedstore.durable import sync_directory, sync_file, writing
 from embedstore.errors import StoreDamaged, StoreExists
-from embedstore.metadata import catalog
+from embedstore.metadata import catalog, runs
 from embedstore.metadata.database import Database
 from embedstore.progress import Progress
 from embedstore.truth import layout
@@ -63,6 +63,7 @@ def _named(directory: Path, path: Path) -> list[tuple[str, str, int]]:
             spaces, _ = catalog.read_spaces(connection)
             segments = catalog.read_segments(connection)
             tiers = catalog.read_tiers(connection)
+            placing = runs.models(connection)
     finally:
         database.close()
     files = []
@@ -76,9 +77,9 @@ def _named(directory: Path, path: Path) -> list[tuple[str, str, int]]:
         files.append((layout.SEGMENTS, segment.name, HEADER + length))
     # What may be missing: a tier is derived, and vectors without their encoder are better than no backup.
     names = [(layout.TIERS, tier.name) for tier in tiers]
-    for fingerprint in sorted({space.fingerprint for space in spaces if space.encoder}):
+    for fingerprint in sorted({*(space.fingerprint for space in spaces if space.encoder), *placing}):
         if not layout.FINGERPRINT.fullmatch(fingerprint):
-            raise StoreDamaged(f"{directory}: {fingerprint[:80]!r} is no fingerprint of an encoder: restore a backup")
+            raise StoreDamaged(f"{directory}: {fingerprint[:80]!r} is no fingerprint of a model: restore a backup")
         names += [(layout.MODELS, f"{fingerprint}{suffix}") for suffix in (".json", ".safetensors")]
     return files + [(folder, name, -1) for folder, name in names if os.path.lexists(directory / folder / name)]
 

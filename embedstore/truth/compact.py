@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import EmbedstoreError, StoreDamaged
-from embedstore.metadata import catalog, items
+from embedstore.metadata import catalog, items, runs
 from embedstore.metadata.catalog import Batch, Segment, Space
 from embedstore.progress import Progress
 from embedstore.truth.layout import MODELS, OURS, SEGMENTS, TIERS, disk_usage, segment_name
@@ -222,10 +222,11 @@ def sweep(writer: Writer) -> int:
     with writer.locked("sweeping"):
         with writer.database.read() as connection:
             spaces, _ = catalog.read_spaces(connection)
+            models = {*(space.fingerprint for space in spaces), *runs.models(connection)}
             named = {
                 SEGMENTS: {segment.name for segment in catalog.read_segments(connection)},
                 TIERS: {tier.name for tier in catalog.read_tiers(connection)},
-                MODELS: {f"{s.fingerprint}{suffix}" for s in spaces for suffix in (".safetensors", ".json")},
+                MODELS: {f"{name}{suffix}" for name in models for suffix in (".safetensors", ".json")},
             }
         swept = 0
         for folder, names in named.items():

@@ -69,6 +69,14 @@ def to_image(picture: Picture) -> Image.Image:
     return Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
 
 
+def to_picture(image: Image.Image | None) -> Picture | None:
+    """A PIL image as a picture (h, w, c); None stays None."""
+    if image is None:
+        return None
+    array = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"), dtype=np.uint8)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
 def read(directory: Path, database: Database, rows: npt.NDArray[np.int64]) -> list[Image.Image | None]:
     """The stored pictures of these rows, in order; None for items without one, or deleted since."""
     try:

@@ -6,7 +6,8 @@ leaves bytes behind the committed ends, which the next append overwrites; a cras
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ import numpy.typing as npt
 from embedstore.config import StoreConfig
 from embedstore.durable import WriteLock
 from embedstore.errors import EncoderMismatch, StoreReadOnly
-from embedstore.metadata import catalog, items
+from embedstore.metadata import catalog, items, runs
 from embedstore.metadata.catalog import Segment, Space, State
 from embedstore.metadata.database import Database
 from embedstore.truth.layout import LOCK, SEGMENTS, segment_name
+from embedstore.truth.placing import Placing
 from embedstore.types import Metric, Vectors
 from embedstore.validate import check_dimension
 from embedstore.vectors import segments as files
@@ -57,6 +59,7 @@ class NewItems:
         sizes: (width, height), or None for all.
         thumbs: or None.
         kept_thumbs: where an item's thumbnail already lies (metadata changed, picture not), by position.
+        same_latents: all ids are known, and so are their latents: clusters and places on maps stay.
     """
 
     ids: Sequence[str]
@@ -68,6 +71,7 @@ class NewItems:
     sizes: Sequence[tuple[int, int] | None] | None = None
     thumbs: Thumbs | None = None
     kept_thumbs: Sequence[items.Thumb | None] | None = None
+    same_latents: bool = False
 
 
 class Writer:
@@ -83,14 +87,21 @@ class Writer:
         self.directory = directory
         self.database = database
         self.config = config
+        self._placing = Placing(directory)
         self.appended = 0  # vectors, since the tiers were looked at (see tiers.ensure)
         self._lock = WriteLock(directory / LOCK, config.lock_seconds)
 
     def locked(self, purpose: str) -> AbstractContextManager[None]:
         """Hold the one writer's lock for a block: several commits without another writer in between."""
+        self.check_writable()
+        return self._lock.held(purpose)
+
+    def check_writable(self) -> None:
+        """Raise StoreReadOnly where the store was opened for reading, before long work is done for nothing."""
         if self.database.read_only:
             raise StoreReadOnly(f"{self.directory} was opened for reading: open it with read_only=False to write")
-        return self._lock.held(purpose)
+        if not os.access(self.directory, os.W_OK):
+            raise StoreReadOnly(f"{self.directory} can't be written to: check its permissions, or where it is mounted")
 
     def frozen(self, purpose: str) -> AbstractContextManager[None]:
         """Keep all writers out for a block, also in a store that was opened for reading."""
@@ -139,6 +150,9 @@ class Writer:
             before = catalog.advance(connection, rows=count)
             self._append_vectors(connection, space, new.vectors, before)
             places = self._append_thumbs(connection, new, before)
+            rows = {name: before.next_row + i for i, name in enumerate(new.ids)}
+            renewed = {entry.row: rows[name] for name, entry in known.items()} if new.same_latents else {}
+            carried = self._placing.before(connection, list(renewed)) if renewed else []
             if known:
                 old = np.sort(np.fromiter((entry.row for entry in known.values()), dtype=np.int64))
                 items.remove(connection, old, before.seq + 1)
@@ -161,8 +175,17 @@ class Writer:
                     )
                 ),
             )
+            numbers = np.arange(before.next_row, before.next_row + count)
+            self._placing.place(connection, space, numbers, new.vectors, carried, renewed)
         self.appended += count
         return count - len(known), len(known)
+
+    def place(self, space: Space, rows: npt.NDArray[np.int64], vectors: Vectors, run: tuple[runs.Kind, int]) -> None:
+        """Place items that a run doesn't know yet, ``run`` being its kind and id."""
+        with self.locked("placing items"), self.database.write() as connection:
+            there = np.isin(rows, items.rows_where(connection, None), assume_unique=True)
+            catalog.advance(connection)
+            self._placing.place(connection, space, rows[there], vectors[there], only=run)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete items by id; unknown ids don't count. Returns how many were deleted."""
@@ -170,15 +193,24 @@ class Writer:
             known = items.find(connection, ids)
             return self._delete_rows(connection, [entry.row for entry in known.values()])
 
-    def delete_where(self, condition: items.Condition) -> int:
-        """Delete the items that match, as they are at the moment of the deletion."""
-        with self.locked("deleting items"), self.database.write() as connection:
-            return self._delete_rows(connection, items.rows_where(connection, condition).tolist())
+    def delete_where(self, condition: Callable[[], items.Condition]) -> int:
+        """Delete the items that match, as they are at the moment of the deletion: the filter is compiled then, too."""
+        with self.locked("deleting items"):
+            compiled = condition()
+            with self.database.write() as connection:
+                return self._delete_rows(connection, items.rows_where(connection, compiled).tolist())
 
     def delete_rows(self, rows: Sequence[int]) -> int:
         """Delete items by row."""
         with self.locked("deleting items"), self.database.write() as connection:
             return self._delete_rows(connection, rows)
+
+    def delete_repeated(self, groups: Sequence[Sequence[int]]) -> int:
+        """Of each group whose first row is live, delete the others."""
+        with self.locked("deleting items"), self.database.write() as connection:
+            live = set(items.rows_where(connection, None).tolist())
+            chosen = {row for first, *others in groups if first in live for row in others if row in live}
+            return self._delete_rows(connection, sorted(chosen))
 
     @staticmethod
     def _delete_rows(connection: Connection, rows: Sequence[int]) -> int:
