@@ -102,7 +102,7 @@ def most_similar(
         if not np.linalg.norm(query) > 1e-12:
             raise InvalidArgument("the positive and negative items cancel out: nothing is left to look for")
         distances, positions = exact.search(
-            blocks, query[None].astype(np.float32), k, Metric.COSINE, mask=mask, norms=norms
+            blocks, query[None].astype(np.float32), k, Metric.COSINE, among=np.flatnonzero(mask), norms=norms
         )
         found = positions[0] >= 0
         return space.searcher.hits_at(view, positions[0][found], distances[0][found], Metric.COSINE)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from embedstore.encoders.loaded import Encoders
 from embedstore.errors import EmbedstoreError, NoDecoder, NothingMatches, UnknownItem
 from embedstore.index import exact
+from embedstore.index.selection import Selection
 from embedstore.latent import support
 from embedstore.metadata import items
 from embedstore.metadata.database import Database
@@ -70,6 +71,7 @@ class LatentSpace:
         self.seed = seed
         self._encoders = encoders
         self._lock = threading.RLock()
+        self._selection: tuple[npt.NDArray[np.int64], Selection] | None = None
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()  # what was asked for last comes last
 
     @property
@@ -108,8 +110,8 @@ class LatentSpace:
             if where is None:
                 found = self.view.live_positions()
             else:
-                condition = self.searcher.condition(where)
                 with self.database.read() as connection:
+                    condition = self.searcher.condition(where, connection)
                     found = self.view.positions(items.rows_where(connection, condition))
             if not len(found):
                 raise NothingMatches("the store has no items" if where is None else f"no item matches {where}")
@@ -228,27 +230,30 @@ class LatentSpace:
         k = min(k, len(every))
         distances = np.ones((len(points), k), dtype=np.float32)
         positions = np.repeat(every[None, :k], len(points), axis=0)
-        mask = None
-        if among is not None:
-            mask = np.zeros(len(self.view.rows), dtype=np.uint8)
-            mask[among] = 1
+        selected = None if among is None else self._selected(among)
         cosine = self.view.space.metric is Metric.COSINE
         rows = np.flatnonzero(points.any(axis=1)) if cosine else np.arange(len(points))
         for start in range(0, len(rows), _QUERIES):
             part = rows[start : start + _QUERIES]
             queries = np.ascontiguousarray(points[part], dtype=np.float32)
-            distances[part], positions[part] = self._search(queries, k, mask)
+            distances[part], positions[part] = self._search(queries, k, selected)
         return distances, positions
 
     def _search(
-        self, queries: Vectors, k: int, mask: npt.NDArray[np.uint8] | None
+        self, queries: Vectors, k: int, selected: Selection | None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         if self.view.space.metric is not Metric.IP:
-            answer = self.searcher.engine.search(self.view, queries, k, allowed=mask)
+            answer = self.searcher.engine.search(self.view, queries, k, allowed=selected)
             return answer.distances, answer.positions
-        live = self.view.live if mask is None or self.view.live is None else mask & self.view.live
-        where = mask if self.view.live is None else live
-        return exact.search(list(self.view.vectors.blocks()), queries, k, Metric.L2, mask=where)
+        among = self.positions(None) if selected is None else selected.positions
+        return exact.search(list(self.view.vectors.blocks()), queries, k, Metric.L2, among=among)
+
+    def _selected(self, among: npt.NDArray[np.int64]) -> Selection:
+        """Positions, as searches take them; whoever asks in parts asks with the same array."""
+        kept = self._selection
+        if kept is None or kept[0] is not among:
+            kept = self._selection = (among, Selection.of(among, len(self.view.rows)))
+        return kept[1]
 
     def others(
         self,

@@ -301,7 +301,9 @@ def _relabel(target: Target, chunk: Chunk, todo: _Todo, scope: str, report: AddR
         return
     rows = np.array([todo.known[chunk.ids[index]].row for index in todo.relabel], dtype=np.int64)
     vectors, thumbs, sizes = carry_over(target, rows)
-    _commit(target, chunk, todo, todo.relabel, vectors, scope, report, kept_thumbs=thumbs, sizes=sizes)
+    _commit(
+        target, chunk, todo, todo.relabel, vectors, scope, report, kept_thumbs=thumbs, sizes=sizes, same_latents=True
+    )
     report.updated -= todo.moved
     report.unchanged += todo.moved
 

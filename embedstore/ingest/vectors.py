@@ -99,6 +99,7 @@ def update(
         merged: dict[str, Any] = {**row["metadata"], **(metadata or {})}
         vectors, thumbs, sizes = carry_over(target, np.array([known[name].row], dtype=np.int64))
         content: dict[str, Any] = {"kept_thumbs": thumbs, "sizes": sizes, "hashes": [row["hash"]]}
+        content["same_latents"] = vector is None
         if picture is not None:
             vectors = target.encoder().encode(picture[None])
             # Its hash is unknown to the source, so that the next run over the source puts the source's picture back.

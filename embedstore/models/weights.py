@@ -134,9 +134,7 @@ def read_json(path: Path) -> dict[str, Any]:
         with _opened(path) as file:
             text = file.read(CONFIG_LIMIT + 1)
     except OSError as error:
-        raise ModelInvalid(
-            f"{path} can't be read ({error.strerror}): restore it or encode with another model"
-        ) from None
+        raise ModelInvalid(f"{path} can't be read ({error.strerror}): restore it") from None
     if len(text) > CONFIG_LIMIT:
         raise ModelInvalid(f"{path} is larger than {CONFIG_LIMIT:,} bytes: that is no config of a model")
     try:
@@ -180,9 +178,7 @@ def read_arrays(path: Path, layout: Layout) -> Weights:
                 dtype, shape = layout[name]
                 weights[name] = np.frombuffer(bytearray(file.read(end - begin)), DTYPES[dtype]).reshape(shape)
     except OSError as error:
-        raise ModelInvalid(
-            f"{path} can't be read ({error.strerror}): restore it or encode with another model"
-        ) from None
+        raise ModelInvalid(f"{path} can't be read ({error.strerror}): restore it") from None
     return weights
 
 
