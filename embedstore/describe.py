@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.errors import UnknownItem
-from embedstore.metadata import catalog, directions, items
+from embedstore.metadata import catalog, directions, items, runs
 from embedstore.metadata.database import Database
 from embedstore.truth import tiers
 from embedstore.truth.layout import disk_usage
@@ -24,8 +24,9 @@ def item(database: Database, name: str) -> dict[str, Any]:
     """
     with database.read() as connection:
         found = items.describe(connection, [name]).get(name)
-    if found is None:
-        raise UnknownItem(f"no item has the id {name!r}")
+        if found is None:
+            raise UnknownItem(f"no item has the id {name!r}")
+        clusters, places = runs.of_row(connection, found["row"])
     size = None if found["width"] is None else [found["width"], found["height"]]
     return {
         "id": name,
@@ -34,6 +35,8 @@ def item(database: Database, name: str) -> dict[str, Any]:
         "origin": found["scope"],
         "size": size,
         "content_hash": None if found["hash"] is None else found["hash"].hex(),
+        "clusters": clusters,
+        "places": places,
     }
 
 
@@ -46,6 +49,12 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
         origins = [{"scope": scope, "items": number} for scope, number in items.origins_with_counts(connection)]
         waiting = catalog.count_tombstones(connection)
         named = {view.space.name: directions.names(connection, view.space) for view in snapshot.spaces.values()}
+        made: dict[str, dict[str, list[str]]] = {
+            view.space.name: {
+                kind: [run.name for run in runs.read(connection, kind, view.space)] for kind in runs.KINDS
+            }
+            for view in snapshot.spaces.values()
+        }
     sizes = disk_usage(directory)
     spaces = []
     for view in snapshot.spaces.values():
@@ -60,6 +69,7 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
                 "metric": view.space.metric.value,
                 "vectors": view.alive,
                 "directions": named[view.space.name],
+                **made[view.space.name],
                 "searched_exactly": len(view.rows) - covered,
                 "tiers": [
                     {

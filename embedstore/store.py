@@ -26,11 +26,12 @@ from embedstore.metadata.catalog import Space
 from embedstore.query import recall as recall_measure
 from embedstore.query.resolve import ItemRef, as_pictures, is_single, one_picture, resolve, row_of, vectors_of_rows
 from embedstore.query.search import Searcher
+from embedstore.show.verbs import ShowVerbs
 from embedstore.truth import backup, compact, layout, opening, pictures, tiers
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.truth.writer import Writer
 from embedstore.types import AddReport, Encoder, Item, Latent, Metadata, Metric, Vectors
-from embedstore.validate import as_ids, as_vectors, check_k, check_recall, id_fault
+from embedstore.validate import as_vectors, check_k, check_recall, deletable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -70,7 +71,7 @@ def open(path: str | os.PathLike[str], *, read_only: bool = False) -> Store:
     return Store(Path(path), read_only=read_only)
 
 
-class Store(LatentVerbs):
+class Store(LatentVerbs, ShowVerbs):
     """An open store. Searches may come from several threads; close it, or use it as a context manager."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -180,8 +181,7 @@ class Store(LatentVerbs):
         """
         shown = None if picture is None else one_picture(picture)
         array = None if vector is None else as_vectors(vector)
-        target = self._target(self._view().space)
-        vector_ingest.update(target, id, metadata=metadata, picture=shown, vector=array)
+        vector_ingest.update(self._target(self._view().space), id, metadata=metadata, picture=shown, vector=array)
 
     def delete(self, ids: Sequence[str] | str | None = None, *, where: str | None = None) -> int:
         """Delete items by id or by filter, durable when this returns. Returns how many there were."""
@@ -189,12 +189,8 @@ class Store(LatentVerbs):
         if (ids is None) == (where is None):
             raise InvalidArgument("delete takes either ids or where")
         if where is not None:
-            return self._writer.delete_where(self._searcher.condition(where))
-        names = as_ids(ids)
-        for name in names:
-            if (fault := id_fault(name)) is not None:
-                raise InvalidArgument(f"{name!r} can't be deleted: {fault}")
-        return self._writer.delete(names)
+            return self._writer.delete_where(lambda: self._searcher.condition(where))
+        return self._writer.delete(deletable(ids))
 
     def get(self, id: str) -> dict[str, Any]:
         """Everything known of an item but its vector: id, metadata, source, size of the original, picture.
@@ -208,8 +204,8 @@ class Store(LatentVerbs):
     def count(self, where: str | None = None) -> int:
         """Number of items (that match a filter)."""
         self._open()
-        condition = None if where is None else self._searcher.condition(where)
         with self._database.read() as connection:
+            condition = None if where is None else self._searcher.condition(where, connection)
             return items.count(connection, condition)
 
     def __len__(self) -> int:
@@ -218,8 +214,8 @@ class Store(LatentVerbs):
     def ids(self, where: str | None = None) -> list[str]:
         """Ids of all items (that match a filter), in the order they were added."""
         self._open()
-        condition = None if where is None else self._searcher.condition(where)
         with self._database.read() as connection:
+            condition = None if where is None else self._searcher.condition(where, connection)
             return items.ids_of(connection, condition)
 
     def item(self, id: str) -> ItemRef:
@@ -292,21 +288,25 @@ class Store(LatentVerbs):
             if where is not None:
                 self._searcher.condition(where)  # says what is wrong with it
             return self._searcher.nothing() if is_single(query) else [self._searcher.nothing() for _ in query]
-        resolved = resolve(query, view, self._database, lambda p: self._encoder(view.space).encode(p))
+        asked = resolve(query, view, self._database, lambda p: self._encoder(view.space).encode(p))
         hits = self._searcher.search(
-            view, resolved.vectors, k, matching=where, exact=exact, recall=recall, without=resolved.own, explain=explain
+            view, asked.vectors, k, matching=where, exact=exact, recall=recall, without=asked.own, explain=explain
         )
-        return hits[0] if resolved.single else hits
+        return hits[0] if asked.single else hits
 
     def recall(
-        self, k: int = 10, *, sample: int = 500, recall: float | None = None, space: str | None = None
+        self,
+        k: int = 10,
+        *,
+        sample: int = 500,
+        where: str | None = None,
+        recall: float | None = None,
+        space: str | None = None,
     ) -> RecallReport:
-        """Measure recall@k of the index against exact search on a sample of the store's own vectors."""
+        """Measure recall@k of searches (under a filter) against exact ones, on a sample of the store's own vectors."""
         check_recall(recall)
-        engine, seed, target = self._searcher.engine, self.config.seed, self.config.recall
-        return recall_measure.measure(
-            engine, self._view(space), k=check_k(k), sample=sample, seed=seed, target=target, recall=recall
-        )
+        view, k = self._view(space), check_k(k)
+        return recall_measure.measure(self._searcher, view, self.config, k, sample, where=where, recall=recall)
 
     def info(self) -> dict[str, Any]:
         """What is in the store: items, spaces, index, metadata keys, sizes on disk."""

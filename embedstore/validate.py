@@ -91,13 +91,19 @@ def check_recall(recall: float | None) -> None:
         raise InvalidArgument(f"recall is {recall!r}, but must be above 0 and at most 1")
 
 
-def as_ids(ids: object) -> list[Any]:
-    """One id or several as a list; what can't be an id in it is no item's."""
-    if isinstance(ids, str):
-        return [ids]
-    if not isinstance(ids, Iterable):
+def deletable(ids: object) -> list[str]:
+    """One id or several as a list.
+
+    Raises:
+        InvalidArgument: one is what no item's id can be.
+    """
+    if not isinstance(ids, (str, Iterable)):
         raise InvalidArgument(f"an id must be text, not {type(ids).__name__}")
-    return list(ids)
+    names = [ids] if isinstance(ids, str) else list(ids)
+    for name in names:
+        if (fault := id_fault(name)) is not None:
+            raise InvalidArgument(f"{name!r} can't be deleted: {fault}")
+    return names
 
 
 def id_fault(name: object) -> str | None:
