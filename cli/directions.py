@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from embedstore.cli import output, points
+from embedstore.cli import output
 from embedstore.cli.options import example, json_option, output_option, store_argument
+from embedstore.truth.pictures import to_picture
 
 if TYPE_CHECKING:
     from embedstore.compute.directions import Direction
@@ -32,6 +33,10 @@ def direction() -> None:
 @click.argument("name")
 @click.option("--positive", metavar="FILTER", help="The items that it leads to (of principal: the items taken).")
 @click.option("--negative", metavar="FILTER", help="The items that it leads from; default: all others.")
+@click.option("--to-cluster", metavar="CLUSTER", help="In place of --positive: a cluster's number or name.")
+@click.option("--from-cluster", metavar="CLUSTER", help="In place of --negative: a cluster's number or name.")
+@click.option("--to-box", metavar="X,Y,X,Y", help="In place of --positive: two opposite corners on the map.")
+@click.option("--from-box", metavar="X,Y,X,Y", help="In place of --negative: two opposite corners on the map.")
 @click.option(
     "--method",
     default="difference",
@@ -46,20 +51,39 @@ def direction() -> None:
 @example(
     "embedstore direction make fashion.store boot-ness --positive \"label = 'Ankle boot'\" "
     "--negative \"label = 'Sandal'\"\n"
+    "embedstore direction make fashion.store 3-to-8 --from-cluster 3 --to-cluster 8\n"
     "embedstore direction make fashion.store first --method principal --component 1"
 )
-def make(store: Path, name: str, as_json: bool, **settings: Any) -> None:
+def make(
+    store: Path,
+    name: str,
+    to_cluster: str | None,
+    from_cluster: str | None,
+    to_box: str | None,
+    from_box: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Make a direction and store it under NAME.
 
     One of the same name is replaced.
     """
     from embedstore.errors import InvalidArgument
 
-    if settings["method"] != "principal" and settings["positive"] is None:
-        raise InvalidArgument("name the items that the direction leads to: --positive FILTER is missing")
+    _only_one("--positive", settings["positive"], "--to-cluster", to_cluster, "--to-box", to_box)
+    _only_one("--negative", settings["negative"], "--from-cluster", from_cluster, "--from-box", from_box)
+    if settings["method"] != "principal" and (settings["positive"], to_cluster, to_box) == (None, None, None):
+        raise InvalidArgument(
+            "name the items that the direction leads to: --positive FILTER, --to-cluster or --to-box is missing"
+        )
     import embedstore
 
     with embedstore.open(store) as opened:
+        for side, cluster, box in (("positive", to_cluster, to_box), ("negative", from_cluster, from_box)):
+            if cluster is not None:
+                settings[side] = _of_cluster(opened, cluster)
+            elif box is not None:
+                settings[side] = _of_box(opened, box)
         replaced = name in [one.name for one in opened.directions()] if len(opened) else False
         made = opened.direction(name, **settings)
     if as_json:
@@ -68,6 +92,40 @@ def make(store: Path, name: str, as_json: bool, **settings: Any) -> None:
         _print(made)
     if replaced:
         output.say(f"note: this replaces the direction {name!r} that there was")
+
+
+def _only_one(*given: str | None) -> None:
+    """Refuse two ways to name one side."""
+    options = [str(option) for option, value in zip(given[::2], given[1::2], strict=True) if value is not None]
+    if len(options) > 1:
+        raise click.UsageError(f"{' and '.join(options)} name the same side: give one of them")
+
+
+def _of_cluster(store: Store, cluster: str) -> str:
+    """The filter for a cluster; it names the clustering, so that it means the same when another is chosen."""
+    from embedstore.filters import Field, literal
+
+    field = Field(("cluster", store.clustering().name), built_in=True)
+    return f"{field} = {literal(int(cluster) if cluster.isdecimal() else cluster)}"
+
+
+def _of_box(store: Store, text: str) -> str:
+    """The filter for a rectangle of the map."""
+    from embedstore.errors import UnknownRun
+    from embedstore.filters import Field
+
+    try:
+        corners = [float(part) for part in text.split(",")]
+    except ValueError:
+        corners = []
+    if len(corners) != 4 or not np.isfinite(corners).all():
+        raise click.BadParameter(f"{text!r} is no box such as -1,0.5,0.25,2", param_hint="box")
+    x0, y0, x1, y1 = corners
+    found = [one.name for one in store.maps() if one.is_default]
+    if not found:
+        raise UnknownRun("there is no map yet to draw a box on: `embedstore map STORE` makes one")
+    x, y = (str(Field(("map", found[0], axis), built_in=True)) for axis in "xy")
+    return f"{x} between {min(x0, x1)!r} and {max(x0, x1)!r} and {y} between {min(y0, y1)!r} and {max(y0, y1)!r}"
 
 
 @direction.command("list")
@@ -170,13 +228,13 @@ def _draw(store: Store, found: Direction, ids: list[str], strengths: Sequence[fl
     rows = []
     for name in ids:
         latents = np.stack([store.edit(name, {found.name: strength}).vector for strength in strengths])
-        images = [points.pixels(image) for image in store.decode(latents)]
+        images = [to_picture(image) for image in store.decode(latents)]
         captions = [
             f"{strength:+g}\nsupport {value:.2f}"
             for strength, value in zip(strengths, store.support(latents), strict=True)
         ]
         [own] = store.images([name])
-        rows.append(sheet.Row(images, captions, points.pixels(own), f"{name}\nthe item"))
+        rows.append(sheet.Row(images, captions, to_picture(own), f"{name}\nthe item"))
     sheet.save(sheet.rows(rows, title=found.name), target)
 
 

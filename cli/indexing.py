@@ -109,10 +109,13 @@ def index(
             progress=bars(progress),
         )
         total = len(opened)
+        placed = _placed(opened, report.encoder) if report.added and not as_json else ""
     if as_json:
         output.emit({"store": store, "created": made, "items": total, **asdict(report)})
     else:
         _print(report, store, total)
+        if placed:
+            output.say(f"note: what was added was placed {placed}")
     return output.SOME_FAILED if report.failures else 0
 
 
@@ -169,6 +172,21 @@ def _refuse(store: Store, name: str) -> NoReturn:
     raise InvalidArgument(
         f"{store.path} was made with {name} {'by size' if kept is None else kept}, which stays: "
         f"leave --{name} out, or make another store"
+    )
+
+
+def _placed(store: Store, encoder: str) -> str:
+    """Into which clusterings and on which maps items were placed when they were added; "" where there are none."""
+    into: dict[str, list[str]] = {"clusterings": [], "maps": []}
+    for space in store.info()["spaces"]:
+        if (space["fingerprint"] or "") == encoder:
+            for kind, names in into.items():
+                names += space[kind]
+    told = {"clusterings": "into the clustering", "maps": "on the map"}
+    return " and ".join(
+        f"{told[kind]}{'s' if len(names) > 1 else ''} {', '.join(map(output.printable, names))}"
+        for kind, names in into.items()
+        if names
     )
 
 

@@ -18,10 +18,10 @@ from embedstore.cli.options import (
     store_argument,
     where_option,
 )
+from embedstore.truth.pictures import to_picture
 
 if TYPE_CHECKING:
-    from embedstore.store import Store
-    from embedstore.types import Latent
+    pass
 
 
 @click.command("eval")
@@ -56,7 +56,7 @@ def evaluate(store: Path, expression: str, k: int, where: str | None, target: Pa
                 points.write_vectors(target, latent.vector[None])
             else:
                 sheets.write(target, opened, ["the result"], [latent], [hits])  # type: ignore[list-item]
-                _note_without_decoder(opened, latent)
+                points.note_without_decoder(opened, latent)
         if as_json:
             found = {"expression": expression, "support": support, "length": latent.norm()}
             output.emit({**found, "vector": latent.vector, "hits": points.hits_json(hits)})  # type: ignore[arg-type]
@@ -66,15 +66,6 @@ def evaluate(store: Path, expression: str, k: int, where: str | None, target: Pa
     points.warn([support], ["the result"])
     if target is not None:
         output.say(f"wrote {target}")
-
-
-def _note_without_decoder(store: Store, latent: Latent) -> None:
-    from embedstore.errors import NoDecoder
-
-    try:
-        store.decode(latent)
-    except NoDecoder as error:
-        output.say(f"note: {error}; the sheet shows the nearest items alone")
 
 
 @click.command()
@@ -167,7 +158,7 @@ def decode(store: Path, wanted: tuple[str, ...], vectors: tuple[Path, ...], targ
         sheet.save(images[0], target)
     else:
         captions = [f"{name}\nsupport {value:.2f}" for name, value in zip(names, support, strict=True)]
-        sheet.save(sheet.sheet([points.pixels(image) for image in images], captions), target)
+        sheet.save(sheet.sheet([to_picture(image) for image in images], captions), target)
     if as_json:
         output.emit([{"name": name, "support": value} for name, value in zip(names, support, strict=True)])
     else:

@@ -153,12 +153,15 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, least: int = 1
     widths = [max(width(row[i]) for row in cells) for i in range(len(heads))]
     shown = len(heads)
     if columns is not None:
-        # No single column, a long caption say, takes the place of all others.
-        widths = [min(wide, max(12, columns // 2)) for wide in widths]
+        # No single column, a long caption say, takes the place of all others; what these leave, it gets.
+        wanted, widths = widths, [min(wide, max(12, columns // 2)) for wide in widths]
         while shown > least and sum(widths[:shown]) + 2 * (shown - 1) > columns:
             shown -= 1
         room = columns - sum(widths[1:shown]) - 2 * (shown - 1)
         widths[0] = min(widths[0], max(8, room))
+        for i in range(shown):
+            left = columns - sum(widths[:shown]) - 2 * (shown - 1)
+            widths[i] = min(wanted[i], widths[i] + max(0, left))
     for row in cells:
         parts = []
         for cell, wide, to_the_right in zip(row[:shown], widths, right, strict=False):

@@ -22,6 +22,7 @@ from embedstore.cli.options import (
 )
 from embedstore.errors import InvalidArgument
 from embedstore.latent.paths import METHODS
+from embedstore.truth.pictures import to_picture
 
 if TYPE_CHECKING:
     from embedstore.compute.interpolation import LatentPath
@@ -122,7 +123,7 @@ def _draw_edits(
     rows = []
     for name, latent in zip(names, latents, strict=True):
         path = store.film(latent, edits, 4 if len(edits) == 1 else 3)
-        images = [points.pixels(image) for image in path.images()]
+        images = [to_picture(image) for image in path.images()]
         each = (len(path) - 1) // len(edits)
         captions = []
         for place, value in enumerate(path.support):
@@ -132,7 +133,7 @@ def _draw_edits(
                 label = f"{edits[at][0]} {edits[at][1] * (part + 1) / each:+.3g}"
             captions.append(f"{label}\nsupport {value:.2f}")
         own = None if name.startswith("=") else store.images([name])[0]
-        rows.append(sheet.Row(images, captions, points.pixels(own), f"{name}\nthe item"))
+        rows.append(sheet.Row(images, captions, to_picture(own), f"{name}\nthe item"))
     sheet.save(sheet.rows(rows), target)
 
 
@@ -226,7 +227,7 @@ def _draw_path(store: Store, path: LatentPath, columns: int | None, target: Path
         return
     # A stop that is an item is shown as itself, not as what the decoder makes of it.
     images = path.images() if path.ids is None else store.images(path.ids)
-    pictures = [points.pixels(image) for image in images]
+    pictures = [to_picture(image) for image in images]
     labels = path.ids or [""] * len(path)
     captions = [
         f"{name}\nsupport {value:.2f}" if name else f"support {value:.2f}"
@@ -244,7 +245,7 @@ def _compared(store: Store, found: dict[str, LatentPath], target: Path | None, a
         for method, path in found.items():
             captions = [f"support {value:.2f}" for value in path.support]
             images = path.images() if path.ids is None else store.images(path.ids)
-            pictures = [points.pixels(image) for image in images]
+            pictures = [to_picture(image) for image in images]
             title = method if path.ids is None else f"{method}: the items' own pictures"
             rows.append(sheet.Row(pictures, captions, title=title))
         sheet.save(sheet.strips(rows), target)

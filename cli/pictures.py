@@ -15,6 +15,7 @@ from embedstore.errors import InvalidArgument, NoDecoder
 from embedstore.query import sheet
 from embedstore.query.resolve import ItemRef
 from embedstore.readers.files import read_picture
+from embedstore.truth.pictures import to_picture
 
 if TYPE_CHECKING:
     from embedstore.query.hits import Hits
@@ -56,7 +57,7 @@ def write(path: Path, store: Store, names: Sequence[str], queries: Sequence[Any]
     """Write a contact sheet: one query before its hits, or several, one a row."""
     rows = [
         sheet.Row(
-            [points.pixels(image) for image in hits.images()],
+            [to_picture(image) for image in hits.images()],
             [_caption(hit.id, hit.metadata, f"distance {hit.distance:.4g}") for hit in hits],
             query=_query_picture(store, query),
             query_caption=_query_caption(store, name, query),
@@ -65,6 +66,9 @@ def write(path: Path, store: Store, names: Sequence[str], queries: Sequence[Any]
     ]
     if len(rows) == 1:
         [row] = rows
+        if row.query is None and not isinstance(queries[0], (ItemRef, Path)):  # a point that can't be decoded
+            write_hits(path, answers[0])
+            return
         image = sheet.sheet(row.pictures, row.captions, query=row.query, query_caption=row.query_caption)
     else:
         image = sheet.rows(rows)
@@ -74,7 +78,7 @@ def write(path: Path, store: Store, names: Sequence[str], queries: Sequence[Any]
 def write_hits(path: Path, hits: Hits) -> None:
     """Write a contact sheet of hits alone, where there are several queries or none."""
     captions = [_caption(hit.id, hit.metadata, f"score {hit.score:.4g}") for hit in hits]
-    sheet.save(sheet.sheet([points.pixels(image) for image in hits.images()], captions), path)
+    sheet.save(sheet.sheet([to_picture(image) for image in hits.images()], captions), path)
 
 
 def write_items(target: Path, store: Store, ids: Sequence[str]) -> list[Path]:
@@ -114,13 +118,13 @@ def write_items(target: Path, store: Store, ids: Sequence[str]) -> list[Path]:
 def _query_picture(store: Store, query: Any) -> Picture | None:
     """What was asked with: the item's picture, the file's, or the latent decoded where the space can."""
     if isinstance(query, ItemRef):
-        return points.pixels(store.images([query.id])[0])
+        return to_picture(store.images([query.id])[0])
     if isinstance(query, Path):
         return read_picture(query, max_side=sheet.TILE)
     if not any(space["encoder"] for space in store.info()["spaces"]):
         return None
     try:
-        return points.pixels(store.decode(query)[0])
+        return to_picture(store.decode(query)[0])
     except NoDecoder:
         return None
 
@@ -128,7 +132,9 @@ def _query_picture(store: Store, query: Any) -> Picture | None:
 def _query_caption(store: Store, name: str, query: Any) -> str:
     if isinstance(query, ItemRef):
         return _caption(name, store.get(name)["metadata"], "query")
-    return f"{Path(name).name}\nquery"
+    if isinstance(query, Path):
+        return f"{Path(name).name}\nquery"
+    return f"{name}\ndecoded"
 
 
 def _caption(name: str, metadata: dict[str, Any], last: str) -> str:

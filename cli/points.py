@@ -14,11 +14,9 @@ from embedstore.errors import UnknownItem
 from embedstore.latent.support import LOW
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from embedstore.query.hits import Hits
     from embedstore.store import Store
-    from embedstore.types import Latent, Picture
+    from embedstore.types import Latent
 
 HELP = "an id, or = and an expression"
 
@@ -53,17 +51,19 @@ def warn(supports: Sequence[float] | np.ndarray[Any, Any], names: Sequence[str])
         output.say(f"warning: so do {len(low) - 5:,} others")
 
 
+def note_without_decoder(store: Store, latent: Latent) -> None:
+    """Say why a sheet has no picture of a point, where the space can't decode it."""
+    from embedstore.errors import NoDecoder
+
+    try:
+        store.decode(latent)
+    except NoDecoder as error:
+        output.say(f"note: {error}; the sheet shows the nearest items alone")
+
+
 def hits_json(hits: Hits) -> list[dict[str, Any]]:
     """Hits as JSON has them, everywhere the same."""
     return [{"id": hit.id, "score": hit.score, "distance": hit.distance, "metadata": hit.metadata} for hit in hits]
-
-
-def pixels(image: Image.Image | None) -> Picture | None:
-    """A PIL image as a picture (h, w, c), for a sheet; None stays None."""
-    if image is None:
-        return None
-    array = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"), dtype=np.uint8)
-    return array[:, :, None] if array.ndim == 2 else array
 
 
 def write_vectors(path: Path, vectors: np.ndarray[Any, Any]) -> None:

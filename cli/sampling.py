@@ -19,6 +19,7 @@ from embedstore.cli.options import (
     store_argument,
     where_option,
 )
+from embedstore.truth.pictures import to_picture
 
 if TYPE_CHECKING:
     from embedstore.compute.samples import Samples
@@ -122,8 +123,8 @@ def _draw(store: Store, found: Samples, support: np.ndarray[Any, Any], target: P
     from embedstore.query import sheet
 
     relative = found.distances / (found.usual or 1.0)
-    new = [points.pixels(image) for image in found.images()]
-    real = [points.pixels(image) for image in store.images(found.nearest)]
+    new = [to_picture(image) for image in found.images()]
+    real = [to_picture(image) for image in store.images(found.nearest)]
     rows = []
     for start in range(0, len(found), _IN_A_ROW):
         part = range(start, min(start + _IN_A_ROW, len(found)))

@@ -260,6 +260,11 @@ def _print_item(item: dict[str, Any]) -> None:
         lines.append(("(source)", item["source"]))
     if item["size"] is not None:
         lines.append(("(size)", "{} × {} px".format(*item["size"])))
+    for clustering, one in item["clusters"].items():
+        number = "none" if one["number"] is None else one["number"] if one["name"] is None else one["name"]
+        lines.append((f"(cluster, {clustering})", f"{number}, strength {one['strength']:.2f}"))
+    for map_, (x, y) in item["places"].items():
+        lines.append((f"(place, {map_})", f"{x:.3f}, {y:.3f}"))
     if "vector" in item:
         lines.append(("(vector)", "[" + ", ".join(f"{value:.6g}" for value in item["vector"]) + "]"))
     output.pairs(lines)
