@@ -21,8 +21,10 @@ RANKS = {
     3: ["truth", "fit", "export"],
     4: ["ingest", "query", "check", "describe"],
     5: ["compute"],
-    6: ["store"],
-    7: ["cli"],
+    6: ["explore"],
+    7: ["show"],
+    8: ["store"],
+    9: ["cli"],
 }
 RANK = {room: rank for rank, rooms in RANKS.items() for room in rooms}
 #: Imported for types alone, or on purpose: (room, room it reaches).

@@ -165,7 +165,7 @@ def test_samples_are_listed_drawn_and_saved(store: Path, tmp_path: Path, monkeyp
     assert "9 samples, 0 of them copies" in run(*words).stdout
     run("sample", store, 30, "--near", "d003", "--spread", 0.5, "-o", tmp_path / "s.npy")
     assert np.load(tmp_path / "s.npy").shape == (30, 16)
-    monkeypatch.delenv("COLUMNS")
+    monkeypatch.delenv("COLUMNS", raising=False)
     many = ("sample", store, 30, "--near", "=mean('label = 3')")
     assert len(run(*many).stdout.splitlines()) == 32  # a pipe gets all of them
     monkeypatch.setenv("COLUMNS", "100")

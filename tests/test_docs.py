@@ -20,6 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import embedstore
+from embedstore.cli.groups import Group
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,7 +59,8 @@ def test_shown_commands_exist_with_their_options(page: Path) -> None:
         words = shlex.split(line.replace("\\", ""), comments=True)
         command = main.get_command(None, words[1])
         if isinstance(command, click.Group):
-            command = command.get_command(None, words[2])
+            first = next(iter(command.commands.values()))  # of cluster and map, it is meant where none is named
+            command = command.get_command(None, words[2]) or (first if isinstance(command, Group) else None)
         assert command is not None, line
         known = {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
         for word in words[2:]:
@@ -102,6 +104,17 @@ def test_the_python_on_computing_runs(pictures: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 6
     assert (pictures / "eight.png").is_file()
+
+
+def test_the_python_on_discovery_runs(pictures: Path) -> None:
+    with embedstore.create(pictures / "pictures.store") as store:
+        store.index(pictures / "pictures", encoder="pca", dimension=12, progress=False)
+    [code] = blocks((ROOT / "docs" / "discovery.md").read_text(encoding="utf-8"), "python")
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    done = subprocess.run(command, cwd=pictures, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "clusters of 120" in done.stdout
+    assert all((pictures / name).is_file() for name in ("there.png", "map.png", "report.html"))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ keys = storable | st.sampled_from(["label", "id", "null", "f number", 'a"b', "a.
 fields = st.builds(Field, st.lists(keys, min_size=1, max_size=3).map(tuple)) | st.sampled_from(
     [Field(("id",), True), Field(("source",), True), Field(("cluster",), True)]
 )
+fields |= st.builds(Field, keys.map(lambda name: ("cluster", name)), st.booleans())
 orders = st.sampled_from(["<", "<=", ">", ">="])
 leaves = st.one_of(
     st.builds(Comparison, fields, st.sampled_from(["=", "!="]), values),
@@ -83,6 +84,16 @@ A, B, C = (Comparison(Field((key,)), "=", 1) for key in "abc")
         ("id = '7'", Comparison(Field(("id",), True), "=", "7")),
         ("\"id\" = '7'", Comparison(Field(("id",), False), "=", "7")),
         ("id.x = 1", Comparison(Field(("id", "x")), "=", 1)),
+        ("cluster.x = 1", Comparison(Field(("cluster", "x"), True), "=", 1)),
+        ("cluster.\"b side\" in (1, 'a')", In(Field(("cluster", "b side"), True), (1, "a"))),
+        ('"cluster".x = 1', Comparison(Field(("cluster", "x")), "=", 1)),
+        ("cluster.x.y = 1", Comparison(Field(("cluster", "x", "y")), "=", 1)),
+        ("map.x < 1", Comparison(Field(("map", "x"), True), "<", 1)),
+        ('map."b side".y = 1', Comparison(Field(("map", "b side", "y"), True), "=", 1)),
+        ("map.x.y = 1", Comparison(Field(("map", "x", "y"), True), "=", 1)),
+        ("map.a.b.x = 1", Comparison(Field(("map", "a", "b", "x")), "=", 1)),
+        ("map = 1", Comparison(Field(("map",)), "=", 1)),
+        ('"map".x = 1', Comparison(Field(("map", "x")), "=", 1)),
         ("a NOT IN ('x', 2, true)", In(Field(("a",)), ("x", 2, True), True)),
         ("a not like '10!%' escape '!'", Like(Field(("a",)), "10!%", "!", True)),
         ("a between 1 and 2 and b = 1", And((Between(Field(("a",)), 1, 2), B))),
@@ -229,8 +240,76 @@ def test_clusters_are_said_to_be_missing() -> None:
         filters.evaluate(filters.parse("cluster = 3"), "a", None, {})
 
 
+@pytest.mark.parametrize(
+    ("text", "boots", "nameless", "noise"),
+    [
+        ("cluster = 3", True, False, None),
+        ("cluster = 4", False, True, None),
+        ("cluster = 'boots'", True, False, None),
+        ("cluster != 'boots'", False, True, None),
+        ("not cluster = 3", False, True, None),
+        ("cluster in (4, 'boots')", True, True, None),
+        ("cluster not in (4, 'boots')", False, False, None),
+        ("cluster not in ('boots')", False, True, None),
+        ("cluster < 4", True, False, None),
+        ("cluster between 4 and 9", False, True, None),
+        ("cluster like 'boo%'", True, False, None),
+        ("cluster not like 'boo%'", False, True, None),
+        ("cluster is null", False, False, True),
+        ("cluster is not null", True, True, False),
+        ("cluster = 3 or id = 'it'", True, True, True),
+        ("cluster = 3 and id = 'other'", False, False, False),
+        ("cluster.second = 3", False, False, False),
+        ("cluster.second is null", False, False, False),
+        ("cluster = 3.0", True, False, None),
+        ("cluster = '3'", False, False, None),  # a name, not the number
+    ],
+)
+def test_meaning_of_clusters(text: str, boots: bool | None, nameless: bool | None, noise: bool | None) -> None:
+    parsed = filters.parse(text)
+    for cluster, expected in (((3, "boots"), boots), ((4, None), nameless), ((None, None), noise)):
+        clusters = {None: cluster, "first": cluster, "second": (5, None)}
+        assert filters.evaluate(parsed, "it", None, {"cluster": 3}, clusters) is expected
+
+
+def test_a_clustering_that_isn_t_there_is_said_to_be_missing() -> None:
+    with pytest.raises(FilterError, match="no clustering yet"):
+        filters.evaluate(filters.parse("cluster.x is null"), "a", None, {}, {None: (1, None)})
+
+
 @settings(max_examples=20)
 @given(st.integers(20, 60))
 def test_like_with_many_runs_does_not_blow_up(length: int) -> None:
     pattern = "%a" * length + "b"
     assert filters.evaluate(Like(Field(("t",)), pattern), "", None, {"t": "a" * 2000}) is False
+
+
+@pytest.mark.parametrize(
+    ("text", "here", "nowhere"),
+    [
+        ("map.x = 1.5", True, None),
+        ("map.y < -2", True, None),
+        ("map.y > -2", False, None),
+        ("not map.x = 1.5", False, None),
+        ("map.x between 1 and 2", True, None),
+        ("map.x not between 1 and 2", False, None),
+        ("map.first.y in (-3, 'a')", True, None),
+        ("map.x is null", False, True),
+        ("map.x is not null", True, False),
+        ("map.x = '1.5'", False, None),
+        ("map.x < 'a'", None, None),
+        ("map.x like '1%'", None, None),
+        ("map.second.x = 7", True, True),
+        ('"map".x = 4', True, True),
+    ],
+)
+def test_meaning_of_places(text: str, here: bool | None, nowhere: bool | None) -> None:
+    for place, expected in (((1.5, -3.0), here), (None, nowhere)):
+        places = {None: place, "first": place, "second": (7.0, 0.0)}
+        assert filters.evaluate(filters.parse(text), "it", None, {"map": {"x": 4}}, places=places) is expected
+
+
+@pytest.mark.parametrize("places", [None, {None: (0.0, 0.0)}])
+def test_a_map_that_isn_t_there_is_said_to_be_missing(places: dict | None) -> None:
+    with pytest.raises(FilterError, match="no map yet"):
+        filters.evaluate(filters.parse("map.other.x is null"), "a", None, {}, places=places)

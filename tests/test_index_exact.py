@@ -86,7 +86,7 @@ def test_search_equals_brute_force_with_ties_blocks_and_masks(
     mask = None if share is None else (np.random.default_rng(seed).random(len(base)) < share).astype(np.uint8)
     blocks = cut(base, sizes)
     norms = [exact.norms(block) for _, block in blocks] if with_norms else None
-    found = exact.search(blocks, queries, k, metric, mask=mask, norms=norms)
+    found = exact.search(blocks, queries, k, metric, among=None if mask is None else np.flatnonzero(mask), norms=norms)
     require_exact(found, base, queries, k, metric, mask)
 
 
@@ -100,7 +100,9 @@ def test_search_is_exact_far_from_the_origin_where_matrix_products_cancel(
     base = (1e4 + 1e-2 * rng.standard_normal((3000, 48))).astype(np.float32)
     queries = (1e4 + 1e-2 * rng.standard_normal((count, 48))).astype(np.float32)
     mask = None if share is None else rng.random(3000) < share
-    found = exact.search(cut(base, [1000, 700]), queries, 10, metric, mask=mask)
+    found = exact.search(
+        cut(base, [1000, 700]), queries, 10, metric, among=None if mask is None else np.flatnonzero(mask)
+    )
     require_exact(found, base, queries, 10, metric, mask)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import warnings
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
@@ -160,3 +163,56 @@ def test_a_store_of_a_later_version_is_refused_by_this_one(
             embedstore.open(path).close()
     message = refused(StoreTooNew, "'9001'", lambda: embedstore.open(path))
     assert f"'{HEAD}'" in message
+
+
+def as_of(database: Path, revision: str) -> None:
+    """Take a store.db back to an older revision, so that it is one that an older embedstore made."""
+    config = Config()
+    config.set_main_option("script_location", migrate.scripts())
+    engine = sa.create_engine(f"sqlite:///{database}")
+    with engine.begin() as config.attributes["connection"]:
+        command.downgrade(config, revision)
+    engine.dispose()
+
+
+def tables(database: Path) -> set[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def contents(database: Path) -> dict[str, list[str]]:
+    """Every row of every table, as SQL."""
+    with closing(sqlite3.connect(database)) as connection:
+        lines = [line for line in connection.iterdump() if line.startswith("INSERT INTO")]
+    return {table: [line for line in lines if line.startswith(f'INSERT INTO "{table}"')] for table in tables(database)}
+
+
+def test_a_store_from_before_clusterings_gets_their_tables_and_keeps_all_else(path: Path) -> None:
+    fresh = contents(path / "store.db")
+    as_of(path / "store.db", "0002")
+    older = contents(path / "store.db")
+    assert fresh.keys() - older.keys() >= {"clusterings", "maps", "labels", "places"}
+    assert {**older, "alembic_version": []} == {table: fresh[table] for table in older} | {"alembic_version": []}
+    assert len(older["items"]) == 2
+    refused(StoreReadOnly, "older schema '0002'", lambda: embedstore.open(path, read_only=True))
+    with pytest.warns(UserWarning, match=rf"was upgraded; its old database is kept as .*store\.db\.before-{HEAD}"):
+        store = embedstore.open(path)
+    with store:
+        assert (store.ids(), store.get("a")["metadata"]) == (["a", "b"], {"n": 1})
+        assert store.search(vectors(2)[1], k=1).ids == ["b"]
+        assert store.clusterings() == []
+        assert contents(path / "store.db") == fresh
+        store.add_vectors(["c"], vectors(3)[2:])  # the writer asks for runs to place it into
+        assert store.verify().ok
+    assert contents(path / f"store.db.before-{HEAD}") == older
+    engine = sa.create_engine(f"sqlite:///{path / 'store.db'}")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, schema.tables) == []
+        # Alembic compares neither of these: without the rules labels would outlive their items.
+        for table, owner in (("labels", "clusterings"), ("places", "maps")):
+            rules = connection.exec_driver_sql(f"PRAGMA foreign_key_list({table})").mappings().all()
+            assert {(rule["table"], rule["on_delete"]) for rule in rules} == {("items", "CASCADE"), (owner, "CASCADE")}
+            asked = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = ?", (table,))
+            assert asked.scalar_one().strip().endswith("WITHOUT ROWID")
+    engine.dispose()

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from embedstore import filters
 from embedstore.errors import FilterError
 from embedstore.filters import And, Between, Comparison, Expression, Field, In, IsNull, Like, Not, Or
-from embedstore.metadata.where import check_fields, to_sql
+from embedstore.metadata.fields import check_fields
+from embedstore.metadata.runs import Clusters, Runs
+from embedstore.metadata.where import to_sql
 
 items = sa.Table(
     "items",
@@ -263,3 +265,35 @@ def test_clusters_are_said_to_be_missing() -> None:
     with pytest.raises(FilterError, match="no clustering yet") as caught:
         to_sql(filters.parse("id = 'x' and cluster = 3"), items, "id = 'x' and cluster = 3")
     assert caught.value.position == 13
+
+
+def test_a_cluster_in_a_condition_is_bound_and_points_at_its_place() -> None:
+    found = Clusters(7, [0, 1, 1], {1: "x' OR 1=1; --"})
+    clusterings = {None: found, "a": found}
+    text = "cluster = 'x'' OR 1=1; --' or cluster.a < 1"
+    statement = str(to_sql(filters.parse(text), items, text, Runs(clusterings)))
+    assert "OR 1=1" not in statement
+    assert statement.count("labels.leaf IN") == 2
+    for wrong, said, position in (
+        ("id = 'x' and cluster = 2", "there is no cluster 2: they are numbered 0 to 1", 13),
+        ("id = 'x' and cluster.b = 1", "no clustering is named 'b': there is 'a'", 13),
+        ("id = 'x' and cluster = 'y'", "no cluster is named 'y': names are", 13),
+    ):
+        with pytest.raises(FilterError) as caught:
+            to_sql(filters.parse(wrong), items, wrong, Runs(clusterings))
+        assert said in str(caught.value)
+        assert caught.value.position == position
+    with pytest.raises(FilterError, match="`embedstore cluster name` names them"):
+        to_sql(filters.parse("cluster = 'y'"), items, "", Runs({None: Clusters(7, [0, 1])}))
+
+
+def test_places_are_said_to_be_missing_and_bound() -> None:
+    with pytest.raises(FilterError, match="no map yet") as caught:
+        to_sql(filters.parse("id = 'x' and map.y < 3"), items, "id = 'x' and map.y < 3")
+    assert caught.value.position == 13
+    text = "map.x between 1.25 and 3 or map.\"b\".y = 'x'' OR 1=1; --'"
+    statement = str(to_sql(filters.parse(text), items, text, Runs({}, {None: 7, "b": 8})))
+    assert "1.25" not in statement
+    assert "OR 1=1" not in statement
+    with pytest.raises(FilterError, match="no map is named 'c': there is 'b'"):
+        to_sql(filters.parse("map.c.x = 1"), items, "", Runs({}, {None: 7, "b": 8}))

@@ -1,0 +1,176 @@
+"""The report: every section on a store that has it all, and a reason where one can't be made."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import embedstore
+from embedstore.cli.reporting import report as command
+from embedstore.errors import InvalidArgument, NothingMatches, StoreClosed, UnknownSpace
+from embedstore.explore import layout
+from embedstore.show import findings
+from embedstore.show import report as reports
+from embedstore.show.report import report
+
+from . import mapped
+from .test_pages import check_page, content
+
+SECTIONS = ("Map", "Clusters", "Duplicates", "Outliers", "Suspicious labels", "The encoder and the index")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mapped.copy(tmp_path_factory)
+
+
+def plain(text: str) -> str:
+    return re.sub(r"<[^>]*>", "", text)
+
+
+def vectors(path: Path, count: int = 40) -> Path:
+    with embedstore.create(path) as store:
+        store.add_vectors(
+            [f"v{i}" for i in range(count)], np.random.default_rng(0).normal(size=(count, 4)).astype("f4")
+        )
+    return path
+
+
+def test_every_section_of_a_store_that_has_it_all(path: Path, tmp_path: Path) -> None:
+    with embedstore.open(path, read_only=True) as store:
+        done = report(store, tmp_path / "report.html")
+        found = done.path.read_text(encoding="utf-8")
+        assert done.made == SECTIONS
+        assert done.left_out == {}
+        assert done.bytes == (tmp_path / "report.html").stat().st_size
+        check_page(found)
+        assert content(found)["ids"][10:] == store.ids()[10:]
+        words = plain(found)
+        recall = store.recall(10)
+        assert f"finds {recall.recall:.2%} (95 % confidence interval {recall.low:.2%} to {recall.high:.2%}" in words
+        assert f"items{len(store):,}" in words
+        outlier = reports.findings.outliers.find(store._latents(None), limit=1).found[0]
+        assert outlier.id in words or mapped.HOSTILE in outlier.id
+    assert found.count("class='pair'") == 12
+    assert "mean squared error of 90 items" in words
+    assert mapped.HOSTILE not in found
+    assert re.search(r"<h3><bdi>label</bdi></h3><p>About [\d,]+ of 90 labels", found)
+
+
+def test_with_a_key_only_its_labels_are_looked_at(path: Path, tmp_path: Path) -> None:
+    with embedstore.open(path, read_only=True) as store:
+        report(store, tmp_path / "report.html", key="half")
+    words = (tmp_path / "report.html").read_text(encoding="utf-8").split('id="labels"')[1].split("</section>")[0]
+    assert "<bdi>half</bdi>" in words
+    assert "<bdi>label</bdi>" not in words
+
+
+def test_keys_that_look_like_labels(path: Path) -> None:
+    with embedstore.open(path, read_only=True) as store:
+        space = store._latents(None)
+        keys = findings.label_keys(space)
+        assert keys[0] == "label", "what neighbours know best comes first"
+        assert set(keys) <= {"label", "half", "number", "unique"}
+        agreed, guessed = findings.agreement(space, "label")
+        assert guessed < 0.3 < agreed <= 1
+        assert findings.agreement(space, "no such key") == (0.0, 0.0)
+
+
+def test_a_key_that_only_renames_another_is_left_out(tmp_path: Path) -> None:
+    with embedstore.create(tmp_path / "a.store") as store:
+        said = [{"class": i % 3, "label": "abc"[i % 3], "other": i % 2} for i in range(30)]
+        store.add_vectors([str(i) for i in range(30)], np.eye(30, dtype=np.float32), said)
+        assert set(findings.label_keys(store._latents(None))) == {"label", "other"}
+
+
+def test_a_clustering_and_a_map_are_made_where_there_is_none(tmp_path: Path) -> None:
+    with embedstore.open(vectors(tmp_path / "a.store")) as store:
+        done = report(store, tmp_path / "report.html")
+        assert done.made == SECTIONS
+        assert [one.name for one in store.maps()] == ["default"]
+        assert [one.name for one in store.clusterings()] == ["default"]
+    words = plain((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "this space has no decoder" in words
+    assert "No metadata key looks like a class label" in words
+
+
+def test_of_a_store_that_cannot_be_written_those_sections_say_how_to_make_them(tmp_path: Path) -> None:
+    with embedstore.open(vectors(tmp_path / "a.store"), read_only=True) as store:
+        done = report(store, tmp_path / "report.html")
+        assert store.maps() == []
+    assert set(done.left_out) == {"Map", "Clusters"}
+    assert "`embedstore map STORE`" in done.left_out["Map"]
+    assert "`embedstore cluster STORE`" in done.left_out["Clusters"]
+    found = (tmp_path / "report.html").read_text(encoding="utf-8")
+    check_page(found)
+    assert "`embedstore map STORE`" in found
+    assert "<script" not in found
+
+
+def test_without_the_layouts_library_the_map_says_which_extra_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise embedstore.errors.MissingExtra("openTSNE", "map", "a map")
+
+    monkeypatch.setattr(layout, "check_installed", missing)
+    with embedstore.open(vectors(tmp_path / "a.store")) as store:
+        done = report(store, tmp_path / "report.html")
+    assert "pip install 'embedstore[map]'" in done.left_out["Map"]
+    assert "Clusters" in done.made
+
+
+def test_two_items(tmp_path: Path) -> None:
+    with embedstore.open(vectors(tmp_path / "a.store", 2)) as store:
+        done = report(store, tmp_path / "report.html")
+    assert "too few" in done.left_out["Map"]
+    check_page(done.path.read_text(encoding="utf-8"))
+
+
+def test_an_empty_store_a_closed_one_and_bad_arguments(path: Path, tmp_path: Path) -> None:
+    with embedstore.create(tmp_path / "a.store") as store, pytest.raises(UnknownSpace, match="is empty"):
+        report(store, tmp_path / "report.html")
+    with embedstore.open(vectors(tmp_path / "b.store", 2)) as store:
+        store.delete(store.ids())
+        with pytest.raises(NothingMatches):
+            report(store, tmp_path / "report.html")
+    with pytest.raises(StoreClosed):
+        report(store, tmp_path / "report.html")
+    with embedstore.open(path, read_only=True) as store:
+        with pytest.raises(InvalidArgument, match="no item has the metadata key 'lable'"):
+            report(store, tmp_path / "report.html", key="lable")
+        with pytest.raises(InvalidArgument, match=r"must end in \.html"):
+            report(store, tmp_path / "report.pdf")
+    assert not list(tmp_path.glob("report*"))
+
+
+def test_an_interruption_leaves_no_file(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(findings, "outliers_part", interrupted)
+    with embedstore.open(path, read_only=True) as store, pytest.raises(KeyboardInterrupt):
+        report(store, tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    found = CliRunner().invoke(command, [str(path), "-o", str(target), "--key", "label", "--json"])
+    assert found.exit_code == 0, found.output
+    said = json.loads(found.stdout)
+    assert said == {
+        "path": str(target.resolve()),
+        "bytes": target.stat().st_size,
+        "sections": list(SECTIONS),
+        "left_out": {},
+    }
+    found = CliRunner().invoke(command, [str(path), "-o", str(target), "--no-progress"])
+    assert re.fullmatch(r"\S+report\.html written: [\d.]+ KiB, 6 sections\n", found.stdout.replace("\n", "") + "\n")
+    assert CliRunner().invoke(command, [str(path)]).exit_code == 2
