@@ -35,4 +35,4 @@ bench: setup
 	$(BIN)/python benchmarks/store.py
 
 clean:
-	rm -rf $(VENV) fashion.store fashion.png
+	rm -rf $(VENV) fashion.store fashion.png fashion.html

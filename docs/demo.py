@@ -1,4 +1,4 @@
-"""The README's first command, behind ``make demo``: Fashion-MNIST from the files to a contact sheet.
+"""The README's first command, behind ``make demo``: Fashion-MNIST from the files to a contact sheet and a report.
 
 The pictures come from, in this order: a folder that you name; Debian's package dataset-fashion-mnist, installed with
 apt where that is permitted; the data set's public home; and, without any of those, scikit-learn's digits.
@@ -28,6 +28,7 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 HOME = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 STORE = Path("fashion.store")
 SHEET = Path("fashion.png")
+PAGE = Path("fashion.html")
 
 
 def say(text: str) -> None:
@@ -96,8 +97,9 @@ def main() -> None:
     run("search", str(STORE), query, "-k", "18", "-o", str(SHEET))
     run("search", str(STORE), query, "-k", "5", "--where", "label != 'Ankle boot'" if source.is_dir() else "label != 0")
     run("recall", str(STORE))
+    run("report", str(STORE), "-o", str(PAGE))
     run("info", str(STORE))
-    say(f"done: the store is {STORE}/, the contact sheet is {SHEET}")
+    say(f"done: the store is {STORE}/, the contact sheet is {SHEET}, and {PAGE} shows what is in it")
 
 
 if __name__ == "__main__":
