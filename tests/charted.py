@@ -99,21 +99,24 @@ def through(net: network.Network, points: np.ndarray) -> np.ndarray:
     return values
 
 
-def by_loop(net: network.Network, centres: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Places (n, 2): of the likeliest cell and the five nearest to it, the mean of their centres by probability."""
+def by_loop(prototypes: np.ndarray, where: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Places (n, 2): of the nearest prototype and the five next to it on the map, the mean place by their distances."""
     found = []
-    for odds in through(net, points):
-        best = int(np.argmax(odds))
-        near = np.argsort(np.linalg.norm(centres - centres[best], axis=1), kind="stable")[:6]
-        share = np.exp(odds[near] - odds[near].max())
-        found.append((share[:, None] / share.sum() * centres[near]).sum(axis=0))
+    for point in points.astype(np.float64):
+        square = np.square(prototypes - point).sum(axis=1)
+        best = int(np.argmin(square))
+        near = np.argsort(np.linalg.norm(where - where[best], axis=1), kind="stable")[:6]
+        least = square[near].min()
+        share = np.exp(-8 * (square[near] - least) / max(least, 1e-9 * square[near].max() + 1e-37))
+        found.append((share[:, None] / share.sum() * where[near]).sum(axis=0))
     return np.array(found)
 
 
 def placed(store: Store, points: np.ndarray, name: str = "default") -> np.ndarray:
     """Where a map's networks put latents, without the writer."""
     networks = network.load(store.path / "models", "map", made(store, name).model)
-    return by_loop(networks["place"], networks["cells"].layers[0].weight, points)
+    prototypes, where = networks["place"].layers
+    return by_loop(prototypes.weight.T, where.weight, points)
 
 
 def nearest_share(places: np.ndarray, label: np.ndarray, k: int = 5) -> float:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,25 +75,50 @@ def test_a_layout_without_its_library_names_the_extra(monkeypatch: pytest.Monkey
     assert "embedstore[map]" in said
 
 
-def test_an_item_is_placed_among_its_neighbours_by_a_network_that_chance_does_not_change(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(mapping, "FEWEST_STEPS", 80)
+def test_an_item_is_placed_among_its_neighbours_and_by_chance_nowhere() -> None:
     latents, label = blobs([40, 40, 40])
     places = np.random.default_rng(1).normal(size=(120, 2)).astype(np.float32) + 9 * np.eye(3, 2, dtype="f4")[label]
-    before = torch.random.get_rng_state()
-    near, cell = nearest(latents, 10), np.arange(120)
-    found = mapping.fit_cells(latents, near, cell, seed=3)
-    monkeypatch.setattr(mapping, "FEWEST_STEPS", 5)
-    one, again, other = (mapping.fit_cells(latents, near, cell, seed=seed).layers for seed in (3, 3, 4))
-    assert torch.equal(torch.random.get_rng_state(), before), "somebody else's random numbers"
-    assert (found.sizes[0], found.sizes[-1]) == (4, 120)
+    network = placement.learn(latents, places)
+    assert network.sizes == [4, 64, 2]
     fresh, expected = blobs([10, 10, 10], seed=5)
-    where = by_loop(found, places, fresh)
+    where = placement.placement({"place": network})(fresh)
     nearby = np.linalg.norm(where[:, None] - places[None], axis=2).argmin(axis=1)
     assert (label[nearby] == expected).all()
-    assert all(np.array_equal(a.weight, b.weight) for a, b in zip(one, again, strict=True))
-    assert not all(np.array_equal(a.weight, b.weight) for a, b in zip(one, other, strict=True))
+    again = placement.learn(latents, places)
+    assert all(np.array_equal(a.weight, b.weight) for a, b in zip(network.layers, again.layers, strict=True))
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 9), (2, 9), (3, 9), (50, 8), (1000, 64), (1000, 10_000)])
+def test_prototypes_are_the_means_of_as_many_items_each_that_lie_together(
+    count: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "PROTOTYPES", most)
+    rng = np.random.default_rng(count)
+    latents, places = (rng.random((count, size)).astype(np.float32) for size in (3, 2))
+    first, second = placement.learn(np.concatenate([latents, places], axis=1), places).layers
+    found, where = first.weight.T, second.weight
+    assert len(found) == 2 ** int(np.log2(min(most, count)))
+    np.testing.assert_allclose(found[:, 3:], where, atol=1e-5, err_msg="both are of the same items")
+    # Each is the mean of count / c items or one more, and all items are in it.
+    sizes = np.diff(np.arange(len(found) + 1) * count // len(found))
+    np.testing.assert_allclose((found * sizes[:, None]).sum(axis=0)[:3], latents.sum(axis=0), rtol=1e-3, atol=1e-3)
+    inside = np.linalg.norm(places[:, None] - where[None], axis=2).min(axis=1).mean()
+    assert inside < 0.7 / np.sqrt(len(found)), "cells are small"
+    assert not first.bias.any()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_the_nearest_prototype_is_found_though_few_regions_are_looked_at(offset: float) -> None:
+    rng = np.random.default_rng(0)
+    t = rng.random((20_000, 2)).astype(np.float32)
+    latents = np.stack([t[:, 0], t[:, 1], np.sin(5 * t[:, 0]), np.cos(5 * t[:, 1])], axis=1) + np.float32(offset)
+    placed = placement.placement({"place": placement.learn(latents, t)})
+    assert placed.prototypes.shape[:2] == (128, 64)
+    fresh = rng.random((3_000, 2)).astype(np.float32)
+    given = np.stack([fresh[:, 0], fresh[:, 1], np.sin(5 * fresh[:, 0]), np.cos(5 * fresh[:, 1])], axis=1)
+    found = placed(given + np.float32(offset))
+    assert np.median(np.linalg.norm(found - fresh, axis=1)) < 0.01
+    np.testing.assert_array_equal(found[:7], placed((given + np.float32(offset))[:7]), "alone or among many")
 
 
 def test_a_place_leads_back_to_the_latents_that_lie_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,37 +146,36 @@ def test_latents_that_are_all_the_same_lead_back_to_themselves(monkeypatch: pyte
 
 @settings(max_examples=60, deadline=None)
 @given(
-    cells=st.integers(1, 12),
+    prototypes=st.integers(1, 12),
     count=st.integers(1, 9),
-    hidden=st.integers(1, 6),
     part=st.sampled_from([1, 3, 2048]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_a_place_is_the_mean_of_the_cells_around_the_likeliest_one(
-    cells: int, count: int, hidden: int, part: int, seed: int
+def test_a_place_is_the_mean_of_those_around_the_nearest_prototype(
+    prototypes: int, count: int, part: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    shapes = [(3, hidden), (hidden, cells)]
-    layers = [Layer(rng.normal(size=one).astype("f4"), rng.normal(size=one[1]).astype("f4")) for one in shapes]
-    net, centres = Network(tuple(layers)), rng.normal(size=(cells, 2)).astype(np.float32)
+    known, where = (rng.normal(size=(prototypes, size)).astype(np.float32) for size in (3, 2))
     points = rng.normal(size=(count, 3), scale=3).astype(np.float32)
-    back = Network((Layer(np.zeros((2, 3), np.float32), np.zeros(3, np.float32)),))
+    points[0] = known[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(placement, "_PART", part)
-        places = placement.placement(placement.networks(net, centres, back))(points)
+        places = placement.placement({"place": net(known, where)})(points)
     assert places.dtype == np.float32
-    np.testing.assert_allclose(places, by_loop(net, centres, points), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(places, by_loop(known, where, points), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(places[0], where[0], atol=1e-4)
+
+
+def net(known: np.ndarray, where: np.ndarray) -> Network:
+    return Network((Layer(known.T.copy(), np.zeros(len(known), "f4")), Layer(where, np.zeros(where.shape[1], "f4"))))
 
 
 def test_a_map_s_networks_place_and_lead_back_as_before_once_they_are_read_from_their_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-
-    def net(*sizes: int, waves: bool = False) -> Network:
-        pairs = list(pairwise(sizes))
-        made = [Layer(rng.normal(size=pair).astype("f4"), rng.normal(size=pair[1]).astype("f4")) for pair in pairs]
-        return Network(tuple(made), waves)
-
-    written = placement.networks(net(4, 8, 20), rng.normal(size=(20, 2)).astype("f4"), net(2, 16, 4, waves=True))
+    pairs = pairwise([2, 16, 4])
+    layers = [Layer(rng.normal(size=pair).astype("f4"), rng.normal(size=pair[1]).astype("f4")) for pair in pairs]
+    known, where = (rng.normal(size=(20, size)).astype(np.float32) for size in (4, 2))
+    written = {"place": net(known, where), "back": Network(tuple(layers), waves=True)}
     read = network.load(tmp_path, "map", network.save(tmp_path, "map", written))
     points = rng.normal(size=(50, 4)).astype(np.float32)
     places = placement.placement(written)(points)
@@ -162,21 +185,15 @@ def test_a_map_s_networks_place_and_lead_back_as_before_once_they_are_read_from_
     assert placement.placement(read)(points[:0]).shape == (0, 2)
 
 
-@pytest.mark.parametrize("wrong", ["no cells", "no way there", "two layers", "another number", "three dimensions"])
-def test_networks_that_don_t_belong_together_are_refused(wrong: str) -> None:
+@pytest.mark.parametrize("wrong", ["no way there", "one layer", "three layers", "three dimensions"])
+def test_networks_that_are_no_map_s_are_refused(wrong: str) -> None:
     def layer(taken: int, given: int) -> Layer:
         return Layer(np.ones((taken, given), np.float32), np.ones(given, np.float32))
 
-    networks = placement.networks(Network((layer(3, 7),)), np.ones((7, 2), np.float32), Network((layer(2, 3),)))
-    match wrong:
-        case "no cells":
-            del networks["cells"]
-        case "no way there":
-            del networks["place"]
-        case "two layers":
-            networks["cells"] = Network((layer(7, 2), layer(2, 2)))
-        case "another number":
-            networks["cells"] = Network((layer(8, 2),))
-        case _:
-            networks["cells"] = Network((layer(7, 3),))
-    refused(ModelInvalid, "make it again", lambda: placement.placement(networks))
+    made = {
+        "no way there": {"back": Network((layer(2, 3),))},
+        "one layer": {"place": Network((layer(3, 2),))},
+        "three layers": {"place": Network((layer(3, 7), layer(7, 2), layer(2, 2)))},
+        "three dimensions": {"place": Network((layer(3, 7), layer(7, 3)))},
+    }
+    refused(ModelInvalid, "make it again", lambda: placement.placement(made[wrong]))

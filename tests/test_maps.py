@@ -13,7 +13,7 @@ import pytest
 import embedstore
 from embedstore.errors import InvalidArgument, MissingExtra, StoreReadOnly, UnknownRun, UnknownSpace
 from embedstore.explore import maps, sampled, stored
-from embedstore.models import mapping, network
+from embedstore.models import mapping, network, placement
 from embedstore.store import Store
 from embedstore.types import Latent
 
@@ -310,15 +310,14 @@ def test_of_many_items_a_sample_is_laid_out_and_the_others_are_placed(
     assert list(said(own, "sampled")) == own.ids()
 
 
-def test_of_more_items_than_cells_each_cell_holds_several(own: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maps, "CELLS", 16)
+def test_of_more_items_than_prototypes_each_stands_for_several(own: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "PROTOTYPES", 20)
     own.map("coarse")
     networks = network.load(own.path / "models", "map", made(own, "coarse").model)
-    centres = networks["cells"].layers[0].weight
-    assert centres.shape == (16, 2)
-    assert networks["place"].sizes[-1] == 16
-    far = np.linalg.norm(own.places("coarse")[:, None] - centres[None], axis=2).min(axis=1)
-    assert far.mean() < 0.5, "cells are where the items are"
+    where = networks["place"].layers[1].weight
+    assert networks["place"].sizes == [own.vector(own.ids()[0]).vector.shape[0], 16, 2], "a power of two"
+    far = np.linalg.norm(own.places("coarse")[:, None] - where[None], axis=2).min(axis=1)
+    assert far.mean() < 0.5, "prototypes are where the items are"
     fresh, _ = blobs([2, 2, 2], seed=1)
     own.add_vectors([f"new {i}" for i in range(6)], fresh)
     np.testing.assert_allclose(own.places("coarse")[75:], placed(own, fresh, "coarse"), atol=1e-4)

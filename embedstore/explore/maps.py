@@ -21,8 +21,6 @@ from embedstore.truth.placing import prepared
 from embedstore.truth.writer import Writer
 from embedstore.types import Metric, Vectors
 
-CELLS = 4_096
-_KIN = 10  # nearest neighbours whose cells an item is taught
 _PLACED = 65_536  # items at a time
 _JUDGED, _NEIGHBOURS = 2_000, 15  # items and neighbours that a map's quality is measured with
 _FARTHEST = 1e4  # a coordinate in units of the map's spread, beyond which a point is a mistake
@@ -78,11 +76,8 @@ def make(space: LatentSpace, writer: Writer, name: str, *, seed: int, progress: 
     if space.view.space.metric is Metric.COSINE:  # of unit vectors, half the square of their Euclidean distance
         distances = np.sqrt(2 * np.maximum(distances, 0))
     places = layout.layout(sample.latents, sample.neighbours, distances, progress=progress)
-    centres, cell = _cells(places, seed)
-    kin = sample.neighbours[:, :_KIN]
-    forth = mapping.fit_cells(sample.latents, kin, cell, seed=seed, progress=progress)
     back = mapping.fit_back(places, space.vectors(sample.positions), seed=seed, progress=progress)
-    networks = placement.networks(forth, centres, back)
+    networks = {"place": placement.learn(sample.latents, places), "back": back}
     trust, continuity = _quality(sample.latents, places, seed)
     positions = space.positions(None)
     xy = sample.spread(places, len(space.view.rows), np.nan)
@@ -103,18 +98,6 @@ def make(space: LatentSpace, writer: Writer, name: str, *, seed: int, progress: 
     run = Run(0, space.view.space.id, name, before.seq, before.next_row, "", True, made)
     stored.store(space, writer, "maps", run, networks, positions, (xy[positions, 0], xy[positions, 1]))
     return get(space, name)
-
-
-def _cells(places: npt.NDArray[np.float32], seed: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Centres (c, 2) of cells of about as many items each, and each item's cell (n,); of few items, each is one."""
-    if len(places) <= CELLS:
-        return places, np.arange(len(places))
-    from embedstore.index.bindings import faiss
-
-    found = faiss.Kmeans(2, CELLS, niter=20, seed=seed + 1, min_points_per_centroid=1, max_points_per_centroid=64)
-    found.train(places)
-    _, cell = found.index.search(places, 1)
-    return np.asarray(found.centroids, dtype=np.float32), cell.ravel().astype(np.int64)
 
 
 def _quality(latents: Vectors, places: npt.NDArray[np.float32], seed: int) -> tuple[float | None, float | None]:

@@ -1,12 +1,7 @@
-"""Both ways of a map, learnt: from latents to places, and from places back to latents.
+"""The way back from a map, learnt: from places to latents.
 
-A layout tears neighbourhoods apart, so that a network that answers with two numbers puts what lies at a tear between
-both sides, where nothing is: on Fashion-MNIST, neighbours on the map of items placed so had another class in 20 cases
-of 100, of fitted items in 12. Asked for one cell of many, as a classifier, it chooses a side; and since the item is to
-go where its *neighbours* are, their cells are the targets as well as its own, which leaves 14.
-
-The way back is smooth, but has islands: waves of random frequencies as the first layer let a network follow them
-(Tancik et al. 2020).
+It is smooth, but has islands: waves of random frequencies as the first layer let a network follow them (Tancik et al.
+2020). The way there is `placement`.
 """
 
 from __future__ import annotations
@@ -19,54 +14,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from embedstore.models.layers import descend, fold, trunk
+from embedstore.models.layers import descend, fold
 from embedstore.models.network import Layer, Network
 from embedstore.types import Vectors
 
-NECK = 32  # width before the cells, whose layer would else take most of the time; wider ones placed no better
 BATCH, EPOCHS, FEWEST_STEPS, MOST_STEPS = 1024, 25, 600, 2500
 LEARNING_RATE, WEIGHT_DECAY = 6e-3, 1e-4
-OWN = 0.2  # how often an item's own cell is the target; else it is a neighbour's
 WAVES, FREQUENCY = 256, 8.0  # number, and standard deviation in radians per standard deviation of the map
 WIDTH = 256
-
-
-def fit_cells(
-    latents: Vectors,
-    neighbours: npt.NDArray[np.int64],
-    cell: npt.NDArray[np.int64],
-    *,
-    seed: int = 0,
-    progress: bool = False,
-) -> Network:
-    """A network from latents (n, d) to log-odds of the cells of a map.
-
-    Args:
-        latents: to learn from.
-        neighbours: (n, k) rows of each item's nearest neighbours.
-        cell: of each item (n,), from 0.
-        seed: the same seed and number of threads give the same network.
-        progress: a bar on stderr.
-    """
-    data, known, near = torch.from_numpy(latents), torch.from_numpy(cell), torch.from_numpy(neighbours)
-    count, kin = near.shape
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        body = trunk(latents)
-        neck, last = nn.Linear(body.width, NECK), nn.Linear(NECK, int(cell.max()) + 1)
-    batch, steps = _schedule(count)
-
-    def loss() -> Tensor:
-        rows = torch.randint(count, (batch,), generator=generator)
-        other = near[rows, torch.randint(kin, (batch,), generator=generator)]
-        target = torch.where(torch.rand(batch, generator=generator) < OWN, rows, other)
-        return F.cross_entropy(last(torch.relu(neck(body(data[rows])))), known[target])
-
-    parameters = [*body.parameters(), *neck.parameters(), *last.parameters()]
-    alone = count < BATCH
-    descend(parameters, loss, steps, LEARNING_RATE, WEIGHT_DECAY, "learning to place", progress, alone=alone)
-    return Network((*fold(body), *fold(neck), *fold(last)))
 
 
 def fit_back(places: npt.NDArray[np.float32], latents: Vectors, *, seed: int = 0, progress: bool = False) -> Network:
