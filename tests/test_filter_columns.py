@@ -64,7 +64,8 @@ def test_a_column_grows_as_if_it_had_been_made_at_once(values: list[Any], cut: i
     assert grown.texts == whole.texts
     assert (grown.numbers is None) == (whole.numbers is None)
     assert whole.numbers is None or np.array_equal(grown.numbers, whole.numbers)
-    assert grown.is_null == all(value is None for value in values)
+    assert np.array_equal(grown.there, [value is not None for value in values])
+    assert (grown.size, grown.text_size) == (whole.size, whole.text_size)
 
 
 @pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, 2**63, 10**400])

@@ -13,6 +13,7 @@ import pytest
 from embedstore.config import StoreConfig
 from embedstore.errors import FilterError, NothingMatches
 from embedstore.filters import Field
+from embedstore.filters import columns as filter_columns
 from embedstore.index import exact, tier
 from embedstore.metadata import columns
 from embedstore.query import engine, matching
@@ -216,6 +217,69 @@ def test_what_a_column_doesn_t_hold_is_asked_of_sqlite(store: Store, monkeypatch
     assert ids(store, "cloud = 3 and name != 'n7'") == set(store.ids("cloud = 3 and name != 'n7'"))
 
 
+def test_many_texts_are_asked_by_sqlite_where_each_has_to_be(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def how(text: str) -> Any:
+        assert ids(store, text) == set(store.ids(text))
+        return store.search(LATENTS[0], 3, where=text + " and cloud < 12", explain=True).stats["filter"]
+
+    texts = ("name like 'n7%'", "name > 'n5'", "not name between 'n2' and 'n3'", "name = 'n7'", "name in ('n1', 'n2')")
+    assert [how(text) for text in texts] == ["columns"] * 5
+    monkeypatch.setattr(matching, "_ASKED_TEXTS", 20)
+    store.delete("i3")
+    assert [how(text) for text in texts] == ["columns and SQL"] * 3 + ["columns"] * 2
+
+
+@pytest.mark.parametrize("limit", ["_LONGEST", "_MOST_BYTES"])
+def test_prose_is_no_column(store: Store, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, limit, {"_LONGEST": 100, "_MOST_BYTES": 40 * 250}[limit])
+    monkeypatch.setattr(columns, "_AT_ONCE", 7)
+    prose = [{"prose": f"{i} " + "x" * 110, "list": ["x" * 200]} for i in range(40)]
+    store.add_vectors([f"p{i}" for i in range(40)], latents(40), prose)
+    asked = "prose like '3%' and list is not null"
+    assert ids(store, asked) == set(store.ids(asked)) == {f"p{i}" for i in range(40) if str(i).startswith("3")}
+    assert store.search(LATENTS[0], 3, where=asked, explain=True).stats["filter"] == "kept"
+    matcher = store._searcher.matcher
+    assert matcher._columns["prose",].values is None
+    assert matcher._columns["prose",].size == 0
+    assert matcher._columns["list",].values is not None, "what is in a list matters to no filter"
+
+
+def test_a_writer_waits_for_no_filter_that_is_being_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = []
+
+    def holding(*given: Any) -> Any:
+        with Store(store.path) as other:
+            added.append(other.add_vectors([f"late{len(added)}"], LATENTS[:1]).added)
+        return filter_columns.holding(*given)
+
+    monkeypatch.setattr(matching, "holding", holding)
+    monkeypatch.setattr("embedstore.metadata.database._BUSY_SECONDS", 0.5)
+    assert store.search(LATENTS[5], COUNT, where="cloud = 3 and u < 0.5", exact=True).ids
+    assert added == [1, 1]
+
+
+def test_a_field_that_only_deleted_items_had_is_unknown_again(store: Store) -> None:
+    store.add_vectors(["old"], LATENTS[:1], [{"old": 2}])
+    assert ids(store, "old = 2") == {"old"}
+    store.delete("old")
+    for ask in (store.count, lambda text: ids(store, text)):
+        with pytest.raises(FilterError, match="unknown field old"):
+            ask("old = 2")
+
+
+def test_some_deleted_items_cost_an_inner_product_graph_no_scan(
+    stores: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_SCAN_NUMBERS", 0)
+    monkeypatch.setattr(tier, "_ROW_NS", 1e9)  # a scan isn't taken for its speed
+    with Store(stores("HNSW16,SQ8", "ip")) as store:
+        store._searcher.engine.load(store._view(None))
+        long = 5 * LATENTS[7]
+        assert "packed" not in str(store.search(long, 10).stats["plan"])
+        assert "packed" in str(store.search(long, 10, where="u < 0.5").stats["plan"])
+        assert store.recall(sample=200).recall >= 0.95
+
+
 def test_what_is_kept_stays_within_bounds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "_KEPT_BYTES", 20_000)
     monkeypatch.setattr(matching, "_COLUMN_BYTES", 60_000)
@@ -243,4 +307,4 @@ def test_a_column_holds_what_is_there(store: Store) -> None:
         assert found.values.texts == {}
         missing = columns.read(connection, Field(("missing",)), 0).values
         assert missing is not None
-        assert missing.is_null
+        assert not missing.there.any()

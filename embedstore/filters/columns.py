@@ -2,7 +2,8 @@
 
 A column knows each different text once. A condition is asked of every different text, of true, false, null and whatever
 else JSON has, by `holds` itself; its answers reach the rows by one look-up each. Numbers are compared as arrays. So the
-language keeps one meaning, and a condition on a million rows takes milliseconds.
+language keeps one meaning, and a condition on a million rows takes milliseconds, unless it has to be asked of many
+different texts (`asks_every_text`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ Truth: TypeAlias = npt.NDArray[np.bool_]
 _NUMBER, _OTHER, _TRUE, _FALSE, _NULL = -1, -2, -3, -4, -5
 _INSTEAD = {_OTHER: [], _TRUE: True, _FALSE: False, _NULL: None}
 _KINDS = {int: _NUMBER, float: _NUMBER, bool: _TRUE, type(None): _NULL, str: 0}
+_TEXT_BYTES = 150  # of a text's object and its place in a dict
 _WHOLE = 2**53  # beyond, float64 doesn't hold every integer
 _OPERATORS = {
     "=": operator.eq,
@@ -46,25 +48,26 @@ class Column:
         codes: int32 (n,): of a text its number among ``texts``, else what there is instead of one.
         numbers: float64 (n,), 0 where the value is none; None where no value is one.
         texts: number of each different text, in the order of their first rows.
+        text_size: bytes that the texts take, about.
     """
 
     codes: npt.NDArray[np.int32]
     numbers: npt.NDArray[np.float64] | None
     texts: dict[str, int]
+    text_size: int
 
     def __len__(self) -> int:
         return len(self.codes)
 
     @property
-    def is_null(self) -> bool:
-        """Whether no row has a value."""
-        return bool((self.codes == _NULL).all())
+    def there(self) -> Truth:
+        """The rows (n,) that have a value."""
+        return self.codes != _NULL
 
     @property
     def size(self) -> int:
         """Bytes that it takes, about."""
-        arrays = self.codes.nbytes + (0 if self.numbers is None else self.numbers.nbytes)
-        return arrays + sum(len(text) + 150 for text in self.texts)
+        return self.codes.nbytes + (0 if self.numbers is None else self.numbers.nbytes) + self.text_size
 
 
 def column(values: Sequence[Any], before: Column | None = None) -> Column:
@@ -77,18 +80,19 @@ def column(values: Sequence[Any], before: Column | None = None) -> Column:
     codes[[i for i in np.flatnonzero(codes == _TRUE).tolist() if not values[i]]] = _FALSE
     own = np.flatnonzero(codes >= 0)
     found = values if len(own) == len(values) else [values[i] for i in own.tolist()]
-    texts = {} if before is None else before.texts
+    texts, text_size = ({}, 0) if before is None else (before.texts, before.text_size)
     fresh = [text for text in dict.fromkeys(found) if text not in texts]
     if fresh:  # another dict: a search in another thread may be reading this one
         texts = texts | {text: len(texts) + i for i, text in enumerate(fresh)}
+        text_size += sum(map(len, fresh)) + _TEXT_BYTES * len(fresh)
     codes[own] = np.fromiter(map(texts.__getitem__, found), np.int32, len(own))
     numbers = _numbers(values, codes)
     if before is None:
-        return Column(codes, numbers, texts)
+        return Column(codes, numbers, texts, text_size)
     if before.numbers is not None or numbers is not None:
         pairs = ((before.codes, before.numbers), (codes, numbers))
         numbers = np.concatenate([np.zeros(len(one)) if known is None else known for one, known in pairs])
-    return Column(np.concatenate([before.codes, codes]), numbers, texts)
+    return Column(np.concatenate([before.codes, codes]), numbers, texts, text_size)
 
 
 def _numbers(values: Sequence[Any], codes: npt.NDArray[np.int32]) -> npt.NDArray[np.float64] | None:
@@ -151,6 +155,16 @@ def holding(leaf: Leaf, values: Column, negated: bool = False) -> Truth:
     return found
 
 
+def asks_every_text(leaf: Leaf) -> bool:
+    """Whether a condition has to be asked of each different text, and not only of those that it names."""
+    match leaf:
+        case Comparison(_, "=" | "!=", _) | In() | IsNull():
+            return False
+        case Comparison() | Between():
+            return any(isinstance(end, str) for end in _ends(leaf))
+    return True
+
+
 def _of_texts(leaf: Leaf, texts: dict[str, int], negated: bool) -> Truth | bool:
     def said(truth: bool | None) -> bool:
         return truth is (not negated)
@@ -163,8 +177,8 @@ def _of_texts(leaf: Leaf, texts: dict[str, int], negated: bool) -> Truth | bool:
             among = not outside
         case IsNull():
             return said(holds(leaf, ""))
-        case Comparison() | Between() if not any(isinstance(end, str) for end in _ends(leaf)):
-            return said(holds(leaf, ""))  # nothing else has an order with a text
+        case _ if not asks_every_text(leaf):
+            return said(holds(leaf, ""))  # nothing but a text has an order with a text
         case _:
             return np.fromiter((said(holds(leaf, text)) for text in texts), np.bool_, len(texts))
     table = np.full(len(texts), said(not among))

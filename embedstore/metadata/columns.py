@@ -14,7 +14,9 @@ from embedstore.filters import Field
 from embedstore.filters.columns import Column, InexactError, column
 from embedstore.metadata.fields import json_path
 
-_AT_ONCE = 200_000  # rows
+_AT_ONCE = 20_000  # rows
+_LONGEST = 4_096  # letters of a value: longer ones are prose, and a few thousand of them no column
+_MOST_BYTES = 64 * 2**20  # of a column's different texts
 #: Different texts, beyond which a field is left to SQLite: asking each of them would take longer than asking the rows.
 MOST_TEXTS = 200_000
 _ARROW = sqlite3.sqlite_version_info >= (3, 38)  # an operator that gives a value as JSON, its type kept
@@ -60,21 +62,27 @@ def read(connection: Connection, field: Field, seq: int, before: Read | None = N
     values = None if before is None else before.values
     last = int(rows[0][-1]) if len(rows[0]) else -1
     # One text for many rows: making it and parsing it takes half the time of a row for each. (json_group_array would
-    # take the values for texts: they lose their JSON nature on the way out of the inner query.)
+    # take the values for texts: they lose their JSON nature on the way out of the inner query.) What is in lists and
+    # objects doesn't matter to any filter, and of what is too long only that it is: no row is longer than _LONGEST.
     query = (
-        "SELECT '[' || coalesce(group_concat(row), '') || ']', '[' || coalesce(group_concat(value), '') || ']' FROM "
-        "(SELECT row, coalesce(metadata -> ?, 'null') AS value FROM items WHERE row > ? ORDER BY row LIMIT ?)"
+        "SELECT '[' || coalesce(group_concat(row), '') || ']', '[' || coalesce(group_concat(value), '') || ']', "
+        "coalesce(max(length(value)), 0) FROM (SELECT row, "
+        "CASE substr(found, 1, 1) WHEN '[' THEN '[]' WHEN '{' THEN '[]' ELSE substr(found, 1, ?) END AS value FROM "
+        "(SELECT row, coalesce(metadata -> ?, 'null') AS found FROM items WHERE row > ? ORDER BY row LIMIT ?))"
     )
     while True:
-        texts = connection.execute(query, (json_path(field), last, _AT_ONCE)).fetchone()
-        fresh = np.array(json.loads(texts[0]), dtype=np.int64)
+        bound = (_LONGEST + 1, json_path(field), last, _AT_ONCE)
+        numbers, texts, longest = connection.execute(query, bound).fetchone()
+        if longest > _LONGEST:
+            return Read(rows[0][:0], None, seq)
+        fresh = np.array(json.loads(numbers), dtype=np.int64)
         try:
-            values = column(json.loads(texts[1]), values)
+            values = column(json.loads(texts), values)
         except InexactError:
-            return Read(rows[0], None, seq)
+            return Read(rows[0][:0], None, seq)
         rows.append(fresh)
-        if len(values.texts) > MOST_TEXTS:
-            return Read(rows[0], None, seq)
+        if len(values.texts) > MOST_TEXTS or values.text_size > _MOST_BYTES:
+            return Read(rows[0][:0], None, seq)
         if len(fresh) < _AT_ONCE:
             return Read(np.concatenate(rows), values, seq)
         last = int(fresh[-1])

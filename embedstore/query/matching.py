@@ -19,7 +19,7 @@ import numpy as np
 
 from embedstore import filters
 from embedstore.filters import And, Expression, Field, Not, Or
-from embedstore.filters.columns import InexactError, Truth, holding, select
+from embedstore.filters.columns import InexactError, Truth, asks_every_text, holding, select
 from embedstore.filters.syntax import Leaf
 from embedstore.index.selection import Selection
 from embedstore.metadata import catalog, columns, fields, items
@@ -30,6 +30,8 @@ from embedstore.truth.snapshot import Snapshots, SpaceView
 
 _KEPT_BYTES = 64 * 2**20  # of selections
 _COLUMN_BYTES = 256 * 2**20
+#: Different texts, beyond which SQLite asks them sooner: a million comparisons in Python take a second.
+_ASKED_TEXTS = 5_000
 
 Compile: TypeAlias = Callable[[Expression, str, Connection], Condition]
 _parse = functools.lru_cache(1024)(filters.parse)
@@ -105,10 +107,7 @@ class Matcher:
         expression = _parse(text)
         with ExitStack() as stack:
             asking = _Asking(self, stack, text, view, seq)
-            if any(columns.can_be_read(field) for field in filters.fields(expression)):
-                found = select(expression, asking.leaf)
-            else:
-                found = asking.in_sql(expression)
+            found = select(expression, asking.leaf) if asking.read(expression) else asking.in_sql(expression)
             asking.check(expression)
         selection = Selection(found if view.live is None else found & view.live.view(np.bool_))
         how = " and ".join(sorted(asking.how, key=str.lower))
@@ -128,7 +127,7 @@ class Matcher:
                 self._columns.popitem(last=False)
         return read
 
-    def read(self, stack: ExitStack, seq: int) -> Connection:
+    def begin(self, stack: ExitStack, seq: int) -> Connection:
         """A transaction at a commit, open as long as the stack."""
         connection = stack.enter_context(self._database.read())
         if catalog.read_state(connection).seq != seq:
@@ -142,6 +141,7 @@ class _Asking:
     def __init__(self, matcher: Matcher, stack: ExitStack, text: str, view: SpaceView, seq: int) -> None:
         self._matcher, self._stack, self._text, self._view, self._seq = matcher, stack, text, view, seq
         self._connection: Connection | None = None
+        self._read: dict[tuple[str, ...], Read] = {}
         self._empty: set[tuple[str, ...]] = set()
         self._shares: dict[tuple[Expression, bool], float] = {}
         self.how: set[str] = set()
@@ -149,24 +149,37 @@ class _Asking:
     def connection(self) -> Connection:
         """The transaction, begun when something first has to be read."""
         if self._connection is None:
-            self._connection = self._matcher.read(self._stack, self._seq)
+            self._connection = self._matcher.begin(self._stack, self._seq)
         return self._connection
+
+    def read(self, expression: Expression) -> bool:
+        """Bring the columns of all fields up to date; whether there is one.
+
+        The transaction ends with that: asking the columns may take a while, and a writer would wait for it.
+        """
+        for field in filters.fields(expression):
+            if columns.can_be_read(field):
+                self._read[field.path] = self._matcher.column(field, self._seq, self.connection)
+        self._stack.close()
+        self._connection = None
+        return any(read.values is not None for read in self._read.values())
 
     def leaf(self, leaf: Leaf, negated: bool) -> Truth:
         """The positions for which a condition is true, or, negated, false."""
-        if columns.can_be_read(leaf.field):
-            read = self._matcher.column(leaf.field, self._seq, self.connection)
-            if read.values is not None:
-                try:
-                    found = holding(leaf, read.values, negated)
-                except InexactError:
-                    return self.in_sql(Not(leaf) if negated else leaf)
-                if read.values.is_null:
-                    self._empty.add(leaf.field.path)
-                self.how.add("columns")
-                self._shares[leaf, negated] = float(np.count_nonzero(found)) / max(1, len(found))
-                return _at(found, read, self._view)
-        return self.in_sql(Not(leaf) if negated else leaf)
+        read = self._read.get(leaf.field.path) if not leaf.field.built_in else None
+        if read is None or read.values is None:
+            return self.in_sql(Not(leaf) if negated else leaf)
+        if len(read.values.texts) > _ASKED_TEXTS and asks_every_text(leaf):
+            return self.in_sql(Not(leaf) if negated else leaf)
+        try:
+            found = holding(leaf, read.values, negated)
+        except InexactError:
+            return self.in_sql(Not(leaf) if negated else leaf)
+        if not _any_there(read, self._view):
+            self._empty.add(leaf.field.path)
+        self.how.add("columns")
+        self._shares[leaf, negated] = float(np.count_nonzero(found)) / max(1, len(found))
+        return _at(found, read, self._view)
 
     def in_sql(self, expression: Expression) -> Truth:
         """The same of a whole filter, asked of the database."""
@@ -207,3 +220,16 @@ def _at(found: Truth, read: Read, view: SpaceView) -> Truth:
         return np.zeros(len(view.rows), dtype=np.bool_)
     place = np.minimum(np.searchsorted(read.rows, view.rows), len(read.rows) - 1)
     return np.asarray(found[place] & (read.rows[place] == view.rows))
+
+
+def _any_there(read: Read, view: SpaceView) -> bool:
+    """Whether an item that lives has a value: nearly always one of the first rows says so."""
+    if read.values is None:
+        return False
+    there = read.values.there
+    for part in (slice(1_000), slice(1_000, None)):
+        rows = read.rows[part][there[part]]
+        place = view.positions(rows)
+        if len(place) and (view.live is None or view.live[place].any()):
+            return True
+    return False
