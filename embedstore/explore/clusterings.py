@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.compute.space import LatentSpace
-from embedstore.errors import EmbedstoreError, InvalidArgument, StoreDamaged
+from embedstore.errors import EmbedstoreError, InvalidArgument
 from embedstore.explore import grouping, sampled, stored
 from embedstore.metadata import runs
 from embedstore.metadata.runs import Run
@@ -22,6 +22,7 @@ FEWEST = 10  # items
 MOST = 500  # clusters that can be asked for
 _LONGEST = 100  # letters of a name
 _PLACED = 65_536  # items at a time
+_APART = -2  # in the place of a leaf: of an item that was looked at, and lies with too few others
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +138,14 @@ def make(
     }
     run = Run(0, space.view.space.id, name, before.seq, before.next_row, "", True, made)
     # Of the items that it was fitted to, the groups are known; the network says how sure they are, and places the rest.
-    own = np.full(len(inside), -1, dtype=np.int64)
+    own = np.full(len(inside), _APART, dtype=np.int64)
     own[inside] = leaf.ravel()
     known = sample.spread(own, len(space.view.rows), -1)
     positions = space.positions(None)
     found, strengths = _placed(space, run, place, positions, known[positions])
     if not assign_noise:
+        # A few items by themselves are nowhere near what the network has seen, whatever it says of them.
+        strengths[known[positions] == _APART] = 0
         found[strengths < LEAST_STRENGTH] = runs.NOISE
     for level, names in zip(made["levels"], _carried_names(space, run, positions, found), strict=True):
         level["names"] = names
@@ -295,11 +298,9 @@ def labels(
 
     def read() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         with space.database.read() as connection:
-            rows, values = runs.said(connection, "clusterings", run.id)
-        found = stored.aligned(space, rows, values, -1.0)
-        if len(found) and found[:, 0].max() >= len(runs.clusters(run).numbers):
-            raise StoreDamaged(f"clustering {run.name!r} has labels of no cluster: make it again")
+            said = runs.check_said(connection, "clusterings", run)
+        found = stored.aligned(space, said[:, 0].astype(np.int64), said[:, 1:], -1.0)
         numbers = np.array([*runs.clusters(run, level_of(run, level)).numbers, runs.NOISE])
         return numbers[found[:, 0].astype(np.int64)], np.maximum(found[:, 1], 0.0)
 
-    return space.once(("labels", run.model, run.seq, level, run.made["level"]), read)
+    return space.once(("labels", run.id, run.model, run.seq, level, run.made["level"]), read)

@@ -76,7 +76,7 @@ def make(space: LatentSpace, writer: Writer, name: str, *, seed: int, progress: 
     if space.view.space.metric is Metric.COSINE:  # of unit vectors, half the square of their Euclidean distance
         distances = np.sqrt(2 * np.maximum(distances, 0))
     places = layout.layout(sample.latents, sample.neighbours, distances, progress=progress)
-    back = mapping.fit_back(places, space.vectors(sample.positions), seed=seed, progress=progress)
+    back = mapping.fit_back(places, sampled.pulled(space.vectors(sample.positions)), seed=seed, progress=progress)
     networks = {"place": placement.learn(sample.latents, places), "back": back}
     trust, continuity = _quality(sample.latents, places, seed)
     positions = space.positions(None)

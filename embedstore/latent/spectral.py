@@ -9,12 +9,14 @@ clustering", section 8.3).
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 NEIGHBOURS = 15
+MOST_PARTS = 500  # the largest ones: each has a vector for itself
 _TOLERANCE = 1e-4
 
 
@@ -41,13 +43,15 @@ def parts(graph: Any) -> npt.NDArray[np.int64]:
     """Which connected part of the graph each node (n,) lies in, from 0; -1 in one of less than 1/50 of the largest.
 
     A small part that hangs by no edge is a group by itself to the eigenvectors, and would take the place of a
-    real one: twenty copies of a picture, say.
+    real one: twenty copies of a picture, say. Beyond the 500 largest parts, nodes are in none either.
     """
     from scipy.sparse.csgraph import connected_components
 
     _, part = connected_components(graph, directed=False)
     sizes = np.bincount(part)
-    number = np.where(sizes >= sizes.max() / 50, np.cumsum(sizes >= sizes.max() / 50) - 1, -1)
+    large = sizes >= sizes.max() / 50
+    large[np.argsort(-sizes, kind="stable")[MOST_PARTS:]] = False
+    number = np.where(large, np.cumsum(large) - 1, -1)
     found: npt.NDArray[np.int64] = number[part].astype(np.int64)
     return found
 
@@ -64,17 +68,21 @@ def eigenvectors(graph: Any, count: int, seed: int) -> tuple[npt.NDArray[np.floa
         seed: of the iteration's start: the same one gives the same vectors.
     """
     part = parts(graph)
-    values, vectors = [], []
-    for number in range(int(part.max()) + 1):
-        rows = np.flatnonzero(part == number)
-        own, inside = _eigenvectors(graph[rows][:, rows] if len(rows) < len(part) else graph, count, seed)
-        padded = np.zeros((len(part), len(own)))
-        padded[rows] = inside
-        values.append(own)
-        vectors.append(padded)
-    found = np.concatenate(values)
+    # Each part's vectors are kept as long as the part is, and only those that are among the largest get all nodes: of
+    # many parts, all would take the square of the number of nodes.
+    by_part = np.argsort(part, kind="stable")
+    starts = np.searchsorted(part[by_part], np.arange(int(part.max()) + 2))
+    every = [by_part[a:b] for a, b in pairwise(starts.tolist())]
+    solved = [
+        _eigenvectors(graph[rows][:, rows] if len(rows) < len(part) else graph, count, seed) for rows in every
+    ]
+    found = np.concatenate([values for values, _ in solved])
+    place = [(number, column) for number, (values, _) in enumerate(solved) for column in range(len(values))]
     order = np.argsort(-found, kind="stable")[:count]
-    return found[order], np.concatenate(vectors, axis=1)[:, order]
+    vectors = np.zeros((len(part), len(order)))
+    for target, (number, column) in enumerate(place[i] for i in order.tolist()):
+        vectors[every[number], target] = solved[number][1][:, column]
+    return found[order], vectors
 
 
 def _eigenvectors(graph: Any, count: int, seed: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -86,7 +86,7 @@ def read(connection: Connection, kind: Kind, space: Space | None = None) -> list
             continue
         try:
             told = json.loads(made)
-        except ValueError:
+        except (ValueError, RecursionError):
             told = None
         told = told if isinstance(told, dict) else {}
         found.append(Run(number, owner, name, seq, next_row, model, bool(is_default), told))
@@ -206,12 +206,21 @@ def say(connection: Connection, kind: Kind, run: int, rows: npt.NDArray[np.int64
 def said(
     connection: Connection, kind: Kind, run: int, rows: npt.NDArray[np.int64] | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """What a run says: item rows (n,), ascending, and the two values of each (n, 2); only of some rows where given."""
+    """What a run says: item rows (n,), ascending, and the two values of each (n, 2); only of some rows where given.
+
+    Raises:
+        StoreDamaged: a value is no number.
+    """
     table, column, names = _SAID[kind]
     query, bound = f"SELECT row, {', '.join(names)} FROM {table} WHERE {column} = ?", [run]
     if rows is not None:
         query, bound = f"{query} AND row {_AMONG}", [run, json.dumps(rows.tolist())]  # type: ignore[list-item]
-    found = np.array(connection.execute(f"{query} ORDER BY row", bound).fetchall(), dtype=np.float64).reshape(-1, 3)
+    try:
+        found = np.array(connection.execute(f"{query} ORDER BY row", bound).fetchall(), dtype=np.float64).reshape(-1, 3)
+    except ValueError:  # a store may be somebody else's
+        found = np.full((1, 3), np.nan)
+    if not np.isfinite(found).all() or (kind == "clusterings" and (found[:, 1] != np.trunc(found[:, 1])).any()):
+        raise StoreDamaged(f"store.db: what a {kind[:-1]} says of an item is no number: remove it and make it again")
     return found[:, 0].astype(np.int64), found[:, 1:]
 
 
@@ -256,10 +265,18 @@ def placed_since(run: Run) -> int:
     return int(run.made.get("placed", 0))
 
 
-def last_leaf(connection: Connection, run: Run) -> int:
-    """The largest leaf that a clustering says of any item; -1 of none."""
-    query = "SELECT coalesce(max(leaf), -1) FROM labels WHERE clustering = ?"
-    return int(connection.execute(query, (run.id,)).fetchone()[0])
+def check_said(connection: Connection, kind: Kind, run: Run) -> npt.NDArray[np.float64]:
+    """What a run, which `check` has found whole, says of all items (n, 3): row and the two values.
+
+    Raises:
+        StoreDamaged: a value is no number, or names a cluster that there isn't.
+    """
+    rows, values = said(connection, kind, run.id)
+    if kind == "clusterings" and len(values):
+        leaves = values[:, 0]
+        if leaves.max() >= len(clusters(run).numbers) or leaves.min() < NOISE:
+            raise StoreDamaged(f"clustering {run.name!r} has labels of no cluster: make it again")
+    return np.column_stack([rows, values])
 
 
 def noise(connection: Connection, run: Run) -> int:

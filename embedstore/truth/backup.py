@@ -79,7 +79,9 @@ def _named(directory: Path, path: Path) -> list[tuple[str, str, int]]:
     names = [(layout.TIERS, tier.name) for tier in tiers]
     for fingerprint in sorted({*(space.fingerprint for space in spaces if space.encoder), *placing}):
         if not layout.FINGERPRINT.fullmatch(fingerprint):
-            raise StoreDamaged(f"{directory}: {fingerprint[:80]!r} is no fingerprint of a model: restore a backup")
+            if fingerprint in placing:
+                continue  # a clustering or a map that names no file is derived, too
+            raise StoreDamaged(f"{directory}: {fingerprint[:80]!r} is no fingerprint of an encoder: restore a backup")
         names += [(layout.MODELS, f"{fingerprint}{suffix}") for suffix in (".json", ".safetensors")]
     return files + [(folder, name, -1) for folder, name in names if os.path.lexists(directory / folder / name)]
 

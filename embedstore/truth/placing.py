@@ -39,7 +39,7 @@ class Placing:
 
     def __init__(self, directory: Path) -> None:
         self._models = directory / MODELS
-        self._kept: dict[str, tuple[dict[str, Network], Placement | None]] = {}
+        self._kept: dict[tuple[str, str], tuple[dict[str, Network], Placement | None]] = {}
 
     def before(self, connection: Connection, rows: Sequence[int]) -> list[tuple[runs.Kind, int, int, float, float]]:
         """What all runs say of rows that are about to be replaced by new versions with the same latents."""
@@ -89,21 +89,26 @@ class Placing:
     def _values(
         self, run: Run, kind: str, space: Space, vectors: Vectors
     ) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
-        if run.model not in self._kept:
+        key = kind, run.model
+        if key not in self._kept:
             newest = list(self._kept.items())[: _KEPT - 1]
             loaded = network.load(self._models, kind[:-1], run.model)
-            self._kept = {run.model: (loaded, placement(loaded) if kind == "maps" else None), **dict(newest)}
-        networks, on_map = self._kept[run.model]
+            self._kept = {key: (loaded, placement(loaded) if kind == "maps" else None), **dict(newest)}
+        networks, on_map = self._kept[key]
         given = prepared(vectors, space.metric)
         if "place" not in networks or networks["place"].sizes[0] != space.dimension:
             raise EmbedstoreError(f"its networks aren't for latents of {space.dimension} dimensions: make it again")
-        if on_map is not None:
-            xy = on_map(given)
-            return xy[:, 0], xy[:, 1]
-        leaves, strengths = assign(run, networks["place"](given))
-        if not run.made.get("assign_noise"):
-            leaves = np.where(strengths < LEAST_STRENGTH, runs.NOISE, leaves)
-        return leaves, strengths
+        with np.errstate(all="ignore"):  # numbers that are none are seen below
+            if on_map is not None:
+                xy = on_map(given)
+                found, sure = xy[:, 0], xy[:, 1]
+            else:
+                found, sure = assign(run, networks["place"](given))
+        if not (np.isfinite(found).all() and np.isfinite(sure).all()):
+            raise EmbedstoreError("its networks give what are no numbers: make it again")
+        if on_map is None and not run.made.get("assign_noise"):
+            found = np.where(sure < LEAST_STRENGTH, runs.NOISE, found)
+        return found, sure
 
 
 def _whole(kind: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.generic]:
