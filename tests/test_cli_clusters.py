@@ -107,6 +107,9 @@ def test_a_cluster_is_named_and_the_name_selects_it(own: Path) -> None:
     found = answer("cluster", "name", own, 1, "it's", "--clustering", "found", "--level", 0)
     assert found["levels"][0]["names"] == {"1": "it's"}
     assert "3 ankle boots" in run("cluster", "show", own).stdout
+    assert "cluster 3 is named boots\n" in run("cluster", "name", own, 3, " boots ").stdout
+    assert run("cluster", "name", own, 3, "   ").stdout == "cluster 3 has no name\n"
+    run("cluster", "name", own, 3, "boots")
     assert "cluster 3 has no name" in run("cluster", "name", own, 3, "").stdout
     with embedstore.open(own, read_only=True) as opened:
         found = opened.clustering()
@@ -146,6 +149,21 @@ def test_many_items_placed_since_suggest_another_clustering(own: Path) -> None:
     said = run("cluster", "show", own).stderr
     assert f"63 items were placed since this clustering was made of {COUNT}; it may be time for another" in said
     assert "--name found" in said
+
+
+def test_items_that_were_deleted_since_are_counted(own: Path) -> None:
+    with embedstore.open(own) as opened:
+        opened.delete(opened.ids()[:10])
+        said = run("cluster", "show", own).stderr
+        assert f"note: 10 of the {COUNT} items that this clustering was made of were deleted since\n" in said
+        opened.delete(opened.ids()[1:])
+    said = run("cluster", "show", own).stderr
+    assert f"note: {COUNT - 1} of the {COUNT} items that this clustering was made of were deleted since; it may be" in said
+    assert "another one: `embedstore cluster STORE --name found`" in said
+    with embedstore.open(own) as opened:
+        opened.delete(opened.ids())
+    assert [one["name"] for one in answer("cluster", "list", own)] == ["found"]
+    assert "found (default)" in run("cluster", "list", own).stdout
 
 
 @pytest.mark.parametrize(

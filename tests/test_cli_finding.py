@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shutil
@@ -99,8 +100,15 @@ def test_exactly_what_is_more_than_enough_is_deleted(own: Path) -> None:
     assert len(ids(own)) == len(before) - len(surplus)
 
 
-def on_a_terminal(answered: str, *words: object) -> tuple[int, str]:
-    """Exit code and stderr of a command that somebody answers on a terminal."""
+def test_where_there_is_nothing_to_draw_it_says_so(made: Path, tmp_path: Path) -> None:
+    result = run("duplicates", made, "--where", "half = 0", "--distance", 0, "-o", tmp_path / "d.png")
+    assert f"there are no groups to draw: {tmp_path / 'd.png'} was not written" in result.stderr
+    assert "wrote" not in result.stderr
+    assert not (tmp_path / "d.png").exists()
+
+
+def on_a_terminal(answered: str, *words: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command that somebody answers on a terminal."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "embedstore.cli", *map(str, words)],
@@ -113,20 +121,21 @@ def on_a_terminal(answered: str, *words: object) -> tuple[int, str]:
     os.close(follower)
     try:
         os.write(leader, answered.encode())
-        _, said = process.communicate(timeout=120)
+        out, said = process.communicate(timeout=120)
     finally:
         os.close(leader)
-    return process.returncode, said
+    return process.returncode, out, said
 
 
 def test_who_is_asked_on_a_terminal_decides(own: Path) -> None:
     with embedstore.open(own, read_only=True) as opened:
         surplus = opened.duplicates().surplus
-    code, said = on_a_terminal("n\n", "duplicates", own, "--delete")
+    code, out, said = on_a_terminal("n\n", "duplicates", own, "--delete", "--json")
+    assert (json.loads(out)["surplus"], json.loads(out)["deleted"]) == (surplus, 0)
     assert f"delete {len(surplus)} of {COUNT + 7} items, and keep one of each group?" in said
     assert "nothing was deleted" in said
     assert (code, len(ids(own))) == (1, COUNT + 7)
-    code, said = on_a_terminal("y\n", "duplicates", own, "--delete")
+    code, _, _ = on_a_terminal("y\n", "duplicates", own, "--delete")
     assert (code, len(ids(own))) == (0, COUNT + 7 - len(surplus))
 
 

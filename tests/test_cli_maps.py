@@ -83,6 +83,31 @@ def test_maps_are_made_once_made_anew_listed_and_removed(own: Path) -> None:
     assert (result.stdout, "no maps yet" in result.stderr) == ("", True)
 
 
+def test_items_that_were_deleted_since_are_counted(own: Path) -> None:
+    with embedstore.open(own) as opened:
+        opened.delete(opened.ids()[:10])
+        said = run("map", own).stderr
+        assert said == f"note: 10 of the {COUNT} items that this map was made of were deleted since\n"
+        opened.add(digits(COUNT, COUNT + 60))
+        said = run("map", own).stderr.splitlines()
+        assert said[0] == f"note: 60 items were placed since this map was made of {COUNT}"
+        assert said[1].startswith(
+            f"note: 10 of the {COUNT + 60} items that it was made of or that were placed since were deleted or replaced; "
+        )
+        assert said[1].endswith("it may be time for another one: `embedstore map STORE --name default --refit`")
+        opened.delete(opened.ids())
+    assert f"note: {COUNT + 60} of the {COUNT + 60} items" in run("map", own).stderr
+    assert [one["name"] for one in answer("map", "list", own)] == ["default"]
+    assert "default (default)" in run("map", "list", own).stdout
+
+
+def test_no_colour_is_drawn_and_written_alike(store: Path, tmp_path: Path) -> None:
+    run("map", store, "--color", "", "--side", 200, "-o", tmp_path / "m.png", "--html", tmp_path / "m.html")
+    with embedstore.open(store, read_only=True) as opened:
+        assert pixels(tmp_path / "m.png") == opened.draw_map(colour="", side=200).tobytes()
+    assert (tmp_path / "m.html").is_file()
+
+
 @pytest.mark.parametrize("place", [("0.25", "-0.5"), ("-.5", "-1e-1"), ("-1", "2"), ("0", "0")])
 def test_a_point_is_turned_back_as_the_library_does_also_where_it_is_negative(
     store: Path, tmp_path: Path, place: tuple[str, str]
@@ -131,6 +156,9 @@ def test_without_a_decoder_the_nearest_items_are_found_and_it_says_why_there_is_
     [
         (("map", "STORE", "-o", "x.gif"), "x.gif must end in one of"),
         (("map", "STORE", "-o", "nowhere/x.png"), "there is no folder nowhere"),
+        (("map", "STORE", "-o", "x.html"), "-o draws a picture, and x.html is a page: give it to --html"),
+        (("map", "STORE", "--html", "x.txt"), "x.txt must end in .html or .htm"),
+        (("map", "STORE", "--html", "nowhere/x.html"), "there is no folder nowhere"),
         (("map", "STORE", "-o", "x.png", "--color", "lable"), "did you mean 'label'?"),
         (("map", "STORE", "-o", "x.png", "--color", "cluster.fuond"), "no clustering is named 'fuond'"),
         (("map", "STORE", "-o", "x.png", "--side", 20), "the map's side is 20"),
@@ -179,6 +207,9 @@ def test_a_store_without_a_map_says_how_to_make_one(tmp_path: Path) -> None:
     with embedstore.create(tmp_path / "new.store") as new:
         new.add_vectors([f"i{i}" for i in range(8)], np.eye(8, dtype=np.float32))
     assert answer("map", "list", tmp_path / "new.store") == []
+    embedstore.create(tmp_path / "empty.store").close()
+    assert answer("map", "list", tmp_path / "empty.store") == []
+    assert "no maps yet" in run("map", "list", tmp_path / "empty.store").stderr
     assert "no map yet: `embedstore map STORE` makes one" in refused("unmap", tmp_path / "new.store", 0, 0)
     assert "8 items are too few" in refused("map", tmp_path / "new.store")
     said = refused("direction", "make", tmp_path / "new.store", "d", "--to-box", "0,0,1,1")

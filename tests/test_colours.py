@@ -139,8 +139,31 @@ def test_a_metadata_key_called_cluster_is_quoted_as_in_filters(tmp_path: Path) -
     said = [{"cluster": "a"}, {"cluster": "b"}, {"cluster": "b"}]
     found = coloured(tmp_path, '"cluster"', said)
     assert found.values == ("b", "a")
+    assert found.field == '"cluster"'
     with embedstore.open(tmp_path / "a.store", read_only=True) as store:
         assert colours.usual(store._latents(None)) == '"cluster"'
+
+
+@pytest.mark.parametrize("key", ["label", "cluster", "cluster.x", '"x"', '"', '"cluster"'])
+def test_a_key_is_coloured_by_as_it_is_quoted_whatever_it_is_called(tmp_path: Path, key: str) -> None:
+    found = coloured(tmp_path, colours.quoted(key), [{key: "a"}, {key: "b", "x": "other"}])
+    assert found.values == ("a", "b")
+    assert found.field == colours.quoted(key)
+
+
+def test_what_stands_at_the_end_of_the_values_is_counted(tmp_path: Path) -> None:
+    said = [{"kind": f"k{i}"} for i in range(25) for _ in range(30 - i)]
+    assert coloured(tmp_path, "kind", [*said, {}]).extra == 2
+    (tmp_path / "few").mkdir()
+    assert coloured(tmp_path / "few", "kind", said[:1]).extra == 0
+
+
+def test_a_key_that_is_null_everywhere_is_refused_as_such(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="'gone' is null wherever it is: choose another key"):
+        coloured(tmp_path, "gone", [{"gone": None}, {"gone": None}, {}])
+    (tmp_path / "mixed").mkdir()
+    with pytest.raises(InvalidArgument, match="'gone' holds lists or objects"):
+        coloured(tmp_path / "mixed", "gone", [{"gone": None}, {"gone": [1]}])
 
 
 def test_a_key_with_lists_alone_is_refused_by_what_it_holds(tmp_path: Path) -> None:

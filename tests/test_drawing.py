@@ -210,6 +210,27 @@ def test_the_legend_of_a_scale_runs_from_its_largest_number_down_to_its_least() 
     assert bottom - top == pytest.approx(319, abs=2)
 
 
+@pytest.mark.parametrize("side", [200, 600, 1600])
+def test_a_legend_is_whole_also_beside_a_flat_map(side: int) -> None:
+    xy = np.array([[-1.0, 0.0], [1.0, 0.0]])
+    table = np.array([[200, number, 255 - number] for number in range(22)], dtype=np.uint8)
+    codes = np.array([0, 21], np.int32)
+    values = Colouring("kind", codes, table, tuple(f"value {i}" for i in range(22)), (1,) * 22)
+    image = drawing.draw(xy, values, title="", side=side)
+    legend = pixels(image)[:, image.width - drawing._LEGEND - drawing._MARGIN + 20 :]
+    for colour in table.astype(int):
+        rows = np.argwhere((legend == colour).all(axis=2))[:, 0]
+        assert np.ptp(rows) == 14, "a whole dot"
+    assert drawing.frame(xy, side).size == (side, drawing.frame(xy, side).size[1])
+    steps = ramp()
+    scale = Colouring("n", codes, np.vstack([steps, [[9, 9, 9]]]).astype("u1"), low=0, high=1, missing=1)
+    image = drawing.draw(xy, scale, title="", side=side)
+    legend = pixels(image)[:, image.width - drawing._LEGEND - drawing._MARGIN + 20 :]
+    top, bottom = (np.argwhere((legend == steps[step]).all(axis=2))[:, 0].mean() for step in (255, 0))
+    assert bottom - top >= 115
+    assert image.height - bottom > 26, "and room below for how many have no number"
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(2, 60), st.integers(2, 30), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_squares_cover_all_places_and_only_those_near_items_are_filled(

@@ -130,8 +130,8 @@ def test_a_run_that_can_t_place_keeps_no_item_out(path: Path, kind: str, fault: 
     change = "UPDATE maps SET " if kind == "map" else "UPDATE clusterings SET "
     match fault:
         case "the other's model":
-            other = "clusterings" if kind == "map" else "maps"
-            write(path, change + f"model = (SELECT model FROM {other})")
+            other = "(SELECT model FROM clusterings)" if kind == "map" else "(SELECT model FROM maps)"
+            write(path, change + "model = " + other)
         case "huge weights":
             write(path, change + "model = ?", network.save(path / "models", kind, huge(kind)))
         case _:

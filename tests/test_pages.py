@@ -141,6 +141,31 @@ def test_colourings_are_those_of_the_clusters_first_and_of_each_key(text: str) -
         assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in one["colours"])
 
 
+def test_a_metadata_key_called_cluster_is_offered_once_beside_the_clusters(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    with embedstore.open(mapped.copy(tmp_path_factory)) as own:
+        own.update("d010", metadata={"cluster": "mine", "cluster.x": "mine"})
+        own.update("d011", metadata={"cluster": "yours", "cluster.x": "yours"})
+        for colour in (None, "cluster", '"cluster"', '"cluster.x"', "label", '"label"', ""):
+            page.map_page(own._latents(None), tmp_path / "map.html", colour=colour)
+            found = content((tmp_path / "map.html").read_text(encoding="utf-8"))["colourings"]
+            titles = [one["title"] for one in found]
+            first = {None: "cluster", "": "none", '"label"': "label"}.get(colour, colour)
+            assert titles[0] == first
+            assert len(titles) == len(set(titles)), titles
+            assert {"cluster", '"cluster"', '"cluster.x"'} <= set(titles)
+            assert set(found[titles.index('"cluster"')]["values"]) == {"mine", "yours", "none"}
+            assert "<b>noughts</b>" in found[titles.index("cluster")]["values"]
+
+
+def test_no_colour_is_asked_for_alike_on_a_page_and_on_a_picture(store: Store, tmp_path: Path) -> None:
+    store.write_map(tmp_path / "map.html", colour="")
+    first = content((tmp_path / "map.html").read_text(encoding="utf-8"))["colourings"][0]
+    assert (first["title"], first["values"]) == ("none", [])
+    assert store.draw_map(side=200, colour="") != store.draw_map(side=200)
+
+
 def test_names_stand_upon_an_item_of_theirs(text: str) -> None:
     found = content(text)
     xy = numbers(found["xy"]).reshape(-1, 2)
@@ -294,6 +319,19 @@ def test_clusters_as_a_page(store: Store, tmp_path: Path) -> None:
         assert f"{one.size:,} items, {one.share:.1%}" in text
         for trait in telling(one, 4):
             assert f"{markup.text(trait.key, 40)} = {markup.text(trait.value, 60)}" in text
+
+
+def test_what_became_of_the_items_since_is_said_on_both_pages(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    with embedstore.open(mapped.copy(tmp_path_factory)) as own:
+        own.delete(own.ids()[:30])
+        own.write_map(tmp_path / "map.html")
+        own.write_clusters(tmp_path / "clusters.html")
+    for word, command in (("map", "map STORE --name default --refit"), ("clusters", "cluster STORE --name default")):
+        text = (tmp_path / f"{word}.html").read_text(encoding="utf-8")
+        assert f"30 of the {mapped.COUNT} items that this" in text
+        assert f"were deleted since; it may be time for another one: `embedstore {command}" in text
 
 
 def test_text_of_others() -> None:

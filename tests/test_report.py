@@ -19,7 +19,7 @@ from embedstore.show import findings
 from embedstore.show import report as reports
 from embedstore.show.report import report
 
-from . import mapped
+from . import clustered, mapped
 from .test_pages import check_page, content
 
 SECTIONS = ("Map", "Clusters", "Duplicates", "Outliers", "Suspicious labels", "The encoder and the index")
@@ -77,9 +77,63 @@ def test_keys_that_look_like_labels(path: Path) -> None:
         keys = findings.label_keys(space)
         assert keys[0] == "label", "what neighbours know best comes first"
         assert set(keys) <= {"label", "half", "number", "unique"}
-        agreed, guessed = findings.agreement(space, "label")
-        assert guessed < 0.3 < agreed <= 1
-        assert findings.agreement(space, "no such key") == (0.0, 0.0)
+        known = findings.agreement(space, "label")
+        assert known is not None
+        assert known.guessed < 0.3 < known.right <= 1
+        assert findings.agreement(space, "no such key") is None
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("number", "a quantity has no wrong labels"),
+        ("list", "holds no texts, numbers, true or false"),
+        ("unique", "too many to learn them"),
+        (mapped.KEY, "for all 5 items: there is nothing to tell"),
+    ],
+)
+def test_of_a_key_that_is_no_class_no_share_of_neighbours_is_told_but_why_not(
+    path: Path, tmp_path: Path, key: str, why: str
+) -> None:
+    with embedstore.open(path, read_only=True) as store:
+        assert findings.agreement(store._latents(None), key) is None
+        report(store, tmp_path / "report.html", key=key)
+    words = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Neighbours and labels" not in words
+    assert "neighbours share" not in words
+    assert "the encoder keeps" in words, "the rest of the headline stays"
+    labels = plain(words.split('id="labels"')[1].split("</section>")[0])
+    assert "Not measured: " in labels
+    assert why in labels
+
+
+def test_a_key_with_few_fractions_is_a_class_for_neighbours_and_labels_alike(tmp_path: Path) -> None:
+    with embedstore.create(tmp_path / "a.store") as store:
+        latents, blob = clustered.blobs([20, 20, 20])
+        said = [{"stars": float(one) + 0.5} for one in blob]
+        store.add_vectors([f"v{i}" for i in range(60)], latents, said)
+        known = findings.agreement(store._latents(None), "stars")
+        assert known == findings.Agreement(1.0, 1 / 3)
+        part = findings.labels_part(store._latents(None), "stars", False)
+    assert "About 0 of 60 labels" in part.html
+
+
+def test_after_deletions_the_groups_are_those_that_still_have_items(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    with embedstore.open(mapped.copy(tmp_path_factory)) as store:
+        made = store.clustering().clusters
+        store.delete(where="cluster != 0")
+        left = len(store)
+        report(store, tmp_path / "report.html")
+    words = plain((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert made > 1
+    assert f"Clusters: {left} items form 1 groups." in words
+    assert f"1 clusters of {left} items" in words
+    gone = f"{mapped.COUNT - left} of the {mapped.COUNT} items that this"
+    again = "were deleted since; it may be time for another one: `embedstore"
+    assert f"{gone} clustering was made of {again} cluster STORE --name default --k 4`." in words
+    assert f"{gone} map was made of {again} map STORE --name default --refit`." in words
 
 
 def test_a_key_that_only_renames_another_is_left_out(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from PIL import Image
 import embedstore
 from embedstore.errors import EmbedstoreError, InvalidArgument, NoDecoder, UnknownRun
 from embedstore.query import sheet
-from embedstore.show import colours, drawing, views
+from embedstore.show import colours, drawing, page, views
 from embedstore.store import Store
 from embedstore.types import Item
 
 from .charted import copy, copy_of_blobs, hurry
-from .clustered import COUNT
+from .clustered import COUNT, blobs
 from .stores import refused
 
 
@@ -85,6 +85,20 @@ def test_colours_are_those_of_the_field_and_names_stand_upon_the_clusters(store:
         assert (own.min(axis=0) <= at + 1e-6).all()
         assert (at <= own.max(axis=0) + 1e-6).all()
         assert (colouring.codes[near] == colouring.values.index(name)).any()
+
+
+def test_a_value_called_as_what_stands_at_the_end_has_its_name_on_the_map(tmp_path: Path) -> None:
+    names = ["none", "in no cluster", "other (3 values)"]
+    islands, blob = blobs([30, 30, 30])
+    places = np.vstack([islands[:, :2], [[0.0, 0.0]]]).astype(np.float32)
+    with embedstore.create(tmp_path / "a.store") as store:
+        said: list[dict[str, Any]] = [{"kind": names[one]} for one in blob]
+        store.add_vectors([f"v{i}" for i in range(91)], np.vstack([islands, islands[:1]]), [*said, {}])
+        colouring = colours.colouring(store._latents(None), "kind")
+    assert (colouring.extra, colouring.values[3:]) == (1, ("none",))
+    assert {name for name, _ in views._names(places, colouring)} == set(names)
+    origin, step, xy = page.quantised(places)
+    assert [name for name, *_ in page._names(colouring, colouring.codes, xy)] == list(colouring.values[:3])
 
 
 def test_the_place_of_a_name_is_where_most_of_its_items_lie_not_between_two_islands() -> None:
