@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from embedstore.cli import output
 from embedstore.cli.groups import Group
 from embedstore.cli.options import bars, example, json_option, output_option, progress_option, store_argument
+from embedstore.errors import UnknownSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from embedstore.explore.clusterings import Clustering
+    from embedstore.explore.maps import Map
     from embedstore.explore.portraits import Portrait
     from embedstore.store import Store
 
-_PLACED_SHARE = 0.2  # of items that were placed since: beyond, another fit is suggested
+Made = TypeVar("Made")
 
 clustering_option = click.option(
     "--clustering", "name", metavar="NAME", help="Which clustering; default: the one that was made or chosen last."
@@ -71,7 +72,7 @@ def make(
         else:
             _table(portraits)
             click.echo()
-            _print(made)
+            _print(made, len(opened))
         _write(opened, target, name, None)  # last: what was found is there, though it may have no pictures
 
 
@@ -104,6 +105,7 @@ def show(
     with embedstore.open(store, read_only=True) as opened:
         found = opened.clustering(name)
         portraits = opened.clusters(name, level=level, exemplars=exemplars, rim=rim)
+        live = len(opened)
         _write(opened, target, name, level)
     if as_json:
         output.emit({**_as_json(found), "found": [asdict(one) for one in portraits]})
@@ -111,7 +113,7 @@ def show(
     for one in portraits:
         _portrait(one)
         click.echo()
-    _print(found)
+    _print(found, live)
 
 
 @cluster.command("name")
@@ -134,8 +136,10 @@ def name_(store: Path, which: str, label: str, name: str | None, level: int | No
         found = opened.clustering(name)
     if as_json:
         output.emit(_as_json(found))
+    elif label := label.strip():  # as the store keeps it
+        click.echo(f"cluster {number} is named {output.printable(label)}")
     else:
-        click.echo(f"cluster {number} is named {output.printable(label)}" if label else f"cluster {number} has no name")
+        click.echo(f"cluster {number} has no name")
 
 
 @cluster.command("list")
@@ -147,7 +151,7 @@ def list_(store: Path, as_json: bool) -> None:
     import embedstore
 
     with embedstore.open(store, read_only=True) as opened:
-        found = opened.clusterings() if len(opened) else []
+        found = existing(opened.clusterings)
     if as_json:
         output.emit([_as_json(one) for one in found])
     elif found:
@@ -267,7 +271,7 @@ def _portrait(one: Portrait) -> None:
     output.pairs(lines)
 
 
-def _print(found: Clustering) -> None:
+def _print(found: Clustering, live: int) -> None:
     chosen = found.levels[found.level]
     lines: list[tuple[str, Any]] = [
         ("clustering", found.name),
@@ -286,17 +290,23 @@ def _print(found: Clustering) -> None:
             f"note: these groups aren't stable (stability {chosen.stability:.2f}): such are found in items without any "
             "groups too, and other items like these would form others"
         )
-    again = f"embedstore cluster STORE --name {shlex.quote(found.name)}" + (
-        f" --k {found.asked}" if found.asked else ""
-    )
-    note_placed("clustering", found.placed, found.items, again)
+    note_changes(found, live)
 
 
-def note_placed(what: str, placed: int, items: int, command: str) -> None:
-    """Say how many items were placed since a run was made, and suggest another one where they are many."""
-    if placed:
-        more = f"; it may be time for another one: {command}" if placed > _PLACED_SHARE * items else ""
-        output.say(f"note: {placed:,} items were placed since this {what} was made of {items:,}{more}")
+def note_changes(made: Clustering | Map, live: int) -> None:
+    """Say how many items were placed and deleted since a run was made, and suggest another one where they are many."""
+    from embedstore.show import since
+
+    for note in since.notes(made, live):
+        output.say(f"note: {note}")
+
+
+def existing(found: Callable[[], list[Made]]) -> list[Made]:
+    """The runs of a store, also where its items are gone; none where it never had any."""
+    try:
+        return found()
+    except UnknownSpace:
+        return []
 
 
 def _as_json(found: Clustering) -> dict[str, Any]:

@@ -38,7 +38,10 @@ limit_option = click.option(
 @store_argument
 @where_option
 @click.option(
-    "--distance", type=float, metavar="D", help="Largest distance of near duplicates; without it, it is learnt."
+    "--distance",
+    type=float,
+    metavar="D",
+    help="Largest distance of near duplicates to their group's centre; without it, it is learnt.",
 )
 @click.option(
     "--delete", "delete_", is_flag=True, help="Keep one item of each group and delete the others, once asked."
@@ -76,12 +79,14 @@ def duplicates(
         if target is not None and found.groups:
             _draw(opened, found.groups[:_DRAWN], target)
             output.say(f"wrote {target}")
+        elif target is not None:
+            output.say(f"there are no groups to draw: {target} was not written")
         if not as_json:
             _print(found)
         deleted = 0
-        if delete_ and found.surplus:
-            if not yes and not _agreed(opened, found):
-                return output.FAILED
+        wanted = delete_ and bool(found.surplus)
+        agreed = wanted and (yes or _agreed(opened, found))
+        if agreed:
             deleted = opened.delete_duplicates(found)
             if deleted < len(found.surplus):
                 output.say(
@@ -95,7 +100,7 @@ def duplicates(
         for group in told["groups"]:
             del group["rows"]
         output.emit({**told, "surplus": found.surplus, "deleted": deleted})
-    return 0
+    return output.FAILED if wanted and not agreed else 0
 
 
 def _agreed(store: Store, found: Duplicates) -> bool:

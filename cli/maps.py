@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import click
 import numpy as np
 
 from embedstore.cli import output, points
-from embedstore.cli.clusters import note_placed
+from embedstore.cli.clusters import existing, note_changes
 from embedstore.cli.groups import Group
 from embedstore.cli.options import (
     bars,
@@ -24,10 +23,10 @@ from embedstore.cli.options import (
     store_argument,
     where_option,
 )
+from embedstore.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from embedstore.explore.maps import Map
-
 
 _AWAY = 0.04  # of the map's longer side: a point so far from any item is in the open
 
@@ -51,7 +50,7 @@ def map_() -> None:
     "--colour",
     "colour",
     metavar="FIELD",
-    help="Metadata key that colours the points, or cluster, or cluster.NAME; default: clusters, else a key.",
+    help="Metadata key that colours the points, cluster, cluster.NAME, or '' for none; default: clusters, else a key.",
 )
 @click.option("--thumbnails/--no-thumbnails", default=True, help="Show items' pictures where there is room.")
 @click.option("--side", type=int, default=1600, show_default=True, metavar="PX", help="Longer side of the drawn map.")
@@ -83,17 +82,11 @@ def make(
     Items that are added later are placed on it.
     """
     import embedstore
-    from embedstore.cli import pictures
     from embedstore.query import sheet
 
     if grid is not None and target is None:
         raise click.UsageError("say where to draw the grid: -o FILE")
-    if target is not None:
-        pictures.check(target)
-    if html is not None:
-        if html.suffix.lower() not in (".html", ".htm"):
-            raise click.BadParameter(f"{html} must end in .html", param_hint="--html")
-        pictures.check_place(html)
+    _check(target, html)
     written = [path for path in (target, html) if path is not None]
     with embedstore.open(store) as opened:
         found = opened.map(name, refit=refit, seed=seed, progress=bars(progress))
@@ -105,22 +98,35 @@ def make(
             sheet.save(image, target)
         if html is not None:
             opened.write_map(html, found.name, colour=colour)
+        live = len(opened)
     if as_json:
         output.emit(asdict(found))
     else:
-        _print(found)
+        _print(found, live)
     for path in written:
         output.say(f"wrote {path}")
 
 
-def _print(found: Map) -> None:
+def _check(target: Path | None, html: Path | None) -> None:
+    from embedstore.cli import pictures
+    from embedstore.show import markup
+
+    if target is not None and target.suffix.lower() in markup.SUFFIXES:
+        raise InvalidArgument(f"-o draws a picture, and {target} is a page: give it to --html")
+    if target is not None:
+        pictures.check(target)
+    if html is not None:
+        markup.check(html)
+        pictures.check_place(html)
+
+
+def _print(found: Map, live: int) -> None:
     lines: list[tuple[str, Any]] = [("map", found.name), ("items", found.items)]
     if found.trustworthiness is not None and found.continuity is not None:
         lines += [("trustworthiness", found.trustworthiness), ("continuity", found.continuity)]
     lines.append(("made", f"{found.created}, at commit {found.commit}, in {found.seconds:.1f} s"))
     output.pairs(lines)
-    again = f"embedstore map STORE --name {shlex.quote(found.name)} --refit"
-    note_placed("map", found.placed, found.items, again)
+    note_changes(found, live)
 
 
 @map_.command("list")
@@ -132,7 +138,7 @@ def list_(store: Path, as_json: bool) -> None:
     import embedstore
 
     with embedstore.open(store, read_only=True) as opened:
-        found = opened.maps() if len(opened) else []
+        found = existing(opened.maps)
     if as_json:
         output.emit([asdict(one) for one in found])
     elif found:

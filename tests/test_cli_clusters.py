@@ -158,8 +158,8 @@ def test_items_that_were_deleted_since_are_counted(own: Path) -> None:
         assert f"note: 10 of the {COUNT} items that this clustering was made of were deleted since\n" in said
         opened.delete(opened.ids()[1:])
     said = run("cluster", "show", own).stderr
-    assert f"note: {COUNT - 1} of the {COUNT} items that this clustering was made of were deleted since; it may be" in said
-    assert "another one: `embedstore cluster STORE --name found`" in said
+    assert f"note: {COUNT - 1} of the {COUNT} items that this clustering was made of were deleted since; it" in said
+    assert "it may be time for another one: `embedstore cluster STORE --name found`" in said
     with embedstore.open(own) as opened:
         opened.delete(opened.ids())
     assert [one["name"] for one in answer("cluster", "list", own)] == ["found"]

@@ -91,9 +91,8 @@ def test_items_that_were_deleted_since_are_counted(own: Path) -> None:
         opened.add(digits(COUNT, COUNT + 60))
         said = run("map", own).stderr.splitlines()
         assert said[0] == f"note: 60 items were placed since this map was made of {COUNT}"
-        assert said[1].startswith(
-            f"note: 10 of the {COUNT + 60} items that it was made of or that were placed since were deleted or replaced; "
-        )
+        both = f"{COUNT + 60} items that it was made of or that were placed since"
+        assert said[1].startswith(f"note: 10 of the {both} were deleted or replaced; ")
         assert said[1].endswith("it may be time for another one: `embedstore map STORE --name default --refit`")
         opened.delete(opened.ids())
     assert f"note: {COUNT + 60} of the {COUNT + 60} items" in run("map", own).stderr

@@ -97,7 +97,7 @@ def test_a_value_called_as_what_stands_at_the_end_has_its_name_on_the_map(tmp_pa
         colouring = colours.colouring(store._latents(None), "kind")
     assert (colouring.extra, colouring.values[3:]) == (1, ("none",))
     assert {name for name, _ in views._names(places, colouring)} == set(names)
-    origin, step, xy = page.quantised(places)
+    xy = page.quantised(places)[2]
     assert [name for name, *_ in page._names(colouring, colouring.codes, xy)] == list(colouring.values[:3])
 
 

@@ -10,7 +10,7 @@ from embedstore.compute.space import LatentSpace
 from embedstore.explore import clusterings, portraits
 from embedstore.explore.clusterings import Clustering
 from embedstore.explore.portraits import Portrait, Trait
-from embedstore.show import gallery, markup
+from embedstore.show import gallery, markup, since
 from embedstore.show.page import Written
 from embedstore.types import Picture
 
@@ -61,7 +61,7 @@ def clusters_page(
 
 
 def summary(made: Clustering, found: Sequence[Portrait]) -> str:
-    """How many clusters there are of how many items, in a sentence."""
+    """How many clusters there are of how many items, and what became of those that they were found in."""
     total = sum(one.size for one in found)
     clusters = sum(one.number >= 0 for one in found)
     outside = sum(one.size for one in found if one.number < 0)
@@ -73,9 +73,7 @@ def summary(made: Clustering, found: Sequence[Portrait]) -> str:
             f"; they aren't stable (stability {made.levels[made.level].stability:.2f}): such are found in items "
             "without any groups too, and other items like these would form others"
         )
-    if made.placed:
-        said += f"; {made.placed:,} items were placed since it was made"
-    return said + "."
+    return ". ".join([said, *(markup.text(note, 400) for note in since.notes(made, total))]) + "."
 
 
 def rows(space: LatentSpace, found: Sequence[Portrait]) -> tuple[str, int]:

@@ -39,11 +39,13 @@ class Colouring:
     """Colours of all live items, in the order of their positions (the order of ``store.ids()``).
 
     Attributes:
-        field: what is shown: the metadata key, 'cluster' or 'cluster.NAME'; None where all items have one colour.
+        field: what is shown: the metadata key, as `quoted` has it, 'cluster' or 'cluster.NAME'; None where all items
+            have one colour.
         codes: int32 (n,): each item's row of ``colours``.
         colours: uint8 (c, 3): of a scale 256 steps and, last, that of items without a number; else one for each value.
         values: names of the values, most frequent first, clusters by their numbers; 'other', 'in no cluster' and 'none'
             stand at the end. Of a scale there are none.
+        extra: how many of those stand there: a value of the metadata may have such a name, too.
         counts: number of items of each value.
         numbers: of the clusters, a value each (-1 for those that aren't one); empty for other fields.
         low: least number of a scale; None where it is none.
@@ -60,6 +62,7 @@ class Colouring:
     low: float | None = None
     high: float | None = None
     missing: int = 0
+    extra: int = 0
 
     @property
     def is_scale(self) -> bool:
@@ -89,13 +92,26 @@ def colouring(space: LatentSpace, field: str | None) -> Colouring:
         raise InvalidArgument(f"{field!r} can't be coloured by: name a metadata key, or cluster")
     if is_clustering(field):
         return _by_cluster(space, field)
-    quoted = len(field) > 2 and field[0] == field[-1] == '"'  # as in filters: a key, whatever it is called
-    return _by_key(space, field[1:-1] if quoted else field)
+    return _by_key(space, field[1:-1] if _is_quoted(field) else field)
 
 
 def is_clustering(field: str) -> bool:
     """Whether a clustering is meant: a metadata key of this name is quoted, as in filters."""
     return field == CLUSTER or field.startswith(f"{CLUSTER}.")
+
+
+def _is_quoted(field: str) -> bool:
+    return len(field) > 2 and field[0] == field[-1] == '"'  # as in filters: a key, whatever it is called
+
+
+def quoted(key: str) -> str:
+    """A metadata key as a field: in quotes where it would be taken for a clustering, or for another key in quotes."""
+    return f'"{key}"' if is_clustering(key) or _is_quoted(key) else key
+
+
+def chosen(space: LatentSpace, field: str | None) -> str | None:
+    """What is coloured by, of what was asked for: the usual for None, nothing for ''."""
+    return usual(space) if field is None else field or None
 
 
 def usual(space: LatentSpace) -> str | None:
@@ -105,7 +121,7 @@ def usual(space: LatentSpace) -> str | None:
             return CLUSTER
         for key in sorted(items.metadata_keys(connection)):
             if 2 <= len(items.summary(connection, key, _USUAL + 1)) <= _USUAL:
-                return f'"{key}"' if is_clustering(key) else key
+                return quoted(key)
     return None
 
 
@@ -142,7 +158,10 @@ def _by_key(space: LatentSpace, key: str) -> Colouring:
     with space.database.read() as connection:
         said = items.values(connection, key)
         keys = [] if said else sorted(items.metadata_keys(connection))
-    if not said and key in keys:
+        held = {value for value, _ in items.summary(connection, key, 2)} if key in keys else set()
+    if held == {None}:
+        raise InvalidArgument(f"{key!r} is null wherever it is: choose another key")
+    if held:
         raise InvalidArgument(f"{key!r} holds lists or objects, no texts or numbers: choose another key")
     if not said:
         near = difflib.get_close_matches(key, keys, n=1)
@@ -153,7 +172,7 @@ def _by_key(space: LatentSpace, key: str) -> Colouring:
     whole = all(not isinstance(value, str) and math.isfinite(value) for value in counted)
     if whole and len(counted) > MOST:
         numbers = np.fromiter((value for _, value in said), np.float64, len(said))
-        return _scale(key, stored.aligned(space, rows, numbers, np.nan))
+        return _scale(quoted(key), stored.aligned(space, rows, numbers, np.nan))
     if len(counted) > _TOO_MANY:
         raise InvalidArgument(
             f"{key!r} has {len(counted):,} different values, too many for colours: choose a key with up to "
@@ -162,7 +181,8 @@ def _by_key(space: LatentSpace, key: str) -> Colouring:
     order = sorted(counted, key=lambda value: (-counted[value], str(value)))
     place = {value: number for number, value in enumerate(order)}
     codes = np.fromiter((place[value] for _, value in said), np.int64, len(said))
-    return _categories(key, stored.aligned(space, rows, codes, -1), [str(value) for value in order], [], NONE)
+    shown = [str(value) for value in order]
+    return _categories(quoted(key), stored.aligned(space, rows, codes, -1), shown, [], NONE)
 
 
 def _categories(
@@ -188,7 +208,16 @@ def _categories(
     numbers = [*numbers[:own], *[-1] * (len(values) - own)] if numbers else []
     table = np.array(colours or [_NONE], dtype=np.uint8)
     known = tuple(int(count) for count in counts)
-    return Colouring(field, shown.astype(np.int32), table, tuple(values), known, tuple(numbers), missing=missing)
+    return Colouring(
+        field,
+        shown.astype(np.int32),
+        table,
+        tuple(values),
+        known,
+        tuple(numbers),
+        missing=missing,
+        extra=len(values) - own,
+    )
 
 
 def _scale(field: str, numbers: npt.NDArray[np.float64]) -> Colouring:

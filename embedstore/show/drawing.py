@@ -19,6 +19,8 @@ from embedstore.types import Picture
 
 SIDE = 1_600  # px of the map's longer side
 _MARGIN, _LEGEND, _TITLE = 56, 300, 64
+_FIELD, _ENTRY = 34, 26  # px down a legend: its field, and each value
+_SCALE = 120, 320  # px that a scale is long, at least and at most
 _PAPER, _INK, _FAINT, _RULE = (255, 255, 255), (31, 35, 40), (110, 118, 129), (222, 225, 230)
 _BETWEEN = 4  # px between the pictures of a grid: black ones would run into each other
 _EMPTY = 0.2  # fullness of a place below which nothing is shown
@@ -82,7 +84,8 @@ def draw(
         tile: largest side of a thumbnail in px.
     """
     shown = frame(places, side)
-    canvas = Image.new("RGB", (shown.size[0] + 2 * _MARGIN + _LEGEND, shown.size[1] + _TITLE + _MARGIN), _PAPER)
+    height = max(shown.size[1], _legend_height(colouring))  # a wide map may be lower than its legend
+    canvas = Image.new("RGB", (shown.size[0] + 2 * _MARGIN + _LEGEND, height + _TITLE + _MARGIN), _PAPER)
     canvas.paste(_points(places, colouring.rgb, shown), shown.at)
     draw = ImageDraw.Draw(canvas)
     _axes(draw, shown)
@@ -209,14 +212,20 @@ def _thumbnails(
         canvas.paste(image, (left + x0, top + y0))
 
 
+def _legend_height(colouring: Colouring) -> int:
+    if colouring.field is None:
+        return 0
+    return _FIELD + (_SCALE[0] + _ENTRY if colouring.is_scale else _ENTRY * len(colouring.values))
+
+
 def _legend(draw: ImageDraw.ImageDraw, colouring: Colouring, at: tuple[int, int], height: int) -> None:
     x, y = at
     if colouring.field is None:
         return
     sheet.write(draw, (x, y), colouring.field, _FONTS[1], _INK, _LEGEND - 40)
-    y += 34
+    y += _FIELD
     if colouring.low is not None and colouring.high is not None:
-        steps, long = ramp(), min(320, height - 60)
+        steps, long = ramp(), max(_SCALE[0], min(_SCALE[1], height - _FIELD - _ENTRY))
         for row in range(long):
             red, green, blue = steps[round((1 - row / (long - 1)) * (len(steps) - 1))].tolist()
             draw.line([x, y + row, x + 22, y + row], fill=(red, green, blue))
@@ -231,7 +240,7 @@ def _legend(draw: ImageDraw.ImageDraw, colouring: Colouring, at: tuple[int, int]
         draw.ellipse([x, y + 3, x + 14, y + 17], fill=tuple(colour))
         sheet.write(draw, (x + 24, y), value, _FONTS[1], _INK, _LEGEND - 76 - wide)
         sheet.write(draw, (x + _LEGEND - 36 - wide, y + 2), number, _FONTS[2], _FAINT, wide + 4)
-        y += 26
+        y += _ENTRY
 
 
 def grid(

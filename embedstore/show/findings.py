@@ -35,6 +35,19 @@ class Part:
     headline: str
 
 
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well neighbours know a key.
+
+    Attributes:
+        right: share of items whose own value their neighbours name.
+        guessed: share of items that have the most frequent value: as often is who always says that one right.
+    """
+
+    right: float
+    guessed: float
+
+
 def duplicates_part(space: LatentSpace, progress: bool) -> Part:
     """Groups of the same item, side by side."""
     found = duplicates.find(space, progress=progress)
@@ -98,7 +111,9 @@ def labels_part(space: LatentSpace, key: str | None, progress: bool) -> Part:
     keys = label_keys(space) if key is None else [key]
     if not keys:
         return Part(
-            f"<p>No metadata key looks like a class label: none has 2 to {_CLASSES} different values.</p>\n", ""
+            f"<p>No metadata key looks like a class label: none has 2 to {_CLASSES} different values, two of them on "
+            f"{mislabels.FEWEST} or more items.</p>\n",
+            "",
         )
     said = (
         "Items whose label disagrees with the items around them. Each item's label is guessed from other items alone, "
@@ -112,15 +127,15 @@ def labels_part(space: LatentSpace, key: str | None, progress: bool) -> Part:
 
 def _labels(space: LatentSpace, key: str, asked: bool, progress: bool) -> Part:
     name = f"<bdi>{markup.text(key, 60)}</bdi>"
-    agreed, guessed = agreement(space, key)
-    if not asked and agreed < guessed + _KNOWN * (1 - guessed):
+    known = None if asked else agreement(space, key)
+    if known is not None and known.right < known.guessed + _KNOWN * (1 - known.guessed):
         return Part(
             f"<article><h3>{name}</h3><p>The items' neighbours know too little of it: they name the right value of "
-            f"{agreed:.1%}, always saying the most frequent one of {guessed:.1%}. So nothing can be said of single "
-            "items.</p></article>\n",
+            f"{known.right:.1%}, always saying the most frequent one of {known.guessed:.1%}. So nothing can be said of "
+            "single items.</p></article>\n",
             "",
         )
-    try:
+    try:  # of a key that is no class label, the error says why
         found = mislabels.find(space, key, limit=_LABELS, progress=progress)
     except InvalidArgument as error:
         return Part(f"<article><h3>{name}</h3><p>Not measured: {markup.text(error, 400)}.</p></article>\n", "")
@@ -160,21 +175,27 @@ def label_keys(space: LatentSpace) -> list[str]:
     for key in sorted(codes, key=lambda key: (not codes[key][1], key)):
         if len(found) < _ASKED and not any(_same(codes[key][0], codes[other][0]) for other in found):
             found.append(key)
-    excess = {key: agreed - guessed for key in found for agreed, guessed in [agreement(space, key)]}
-    return sorted(found, key=lambda key: -excess[key])
+    agreed = {key: one for key in found if (one := agreement(space, key)) is not None}
+    return sorted(agreed, key=lambda key: agreed[key].guessed - agreed[key].right)
 
 
 def _codes(space: LatentSpace, key: str) -> tuple[npt.NDArray[np.int64], bool] | None:
-    """Number of each live item's value (n,), -1 for none, and whether the values are texts."""
+    """Number of each live item's value (n,), -1 for none, and whether the values are texts.
+
+    None where they are no classes, as `mislabels` sees it: lists, a quantity, or fewer than two on several items each.
+    """
     with space.database.read() as connection:
         said = items.values(connection, key)
     different = {value for _, value in said}
-    if len(different) < 2 or any(isinstance(value, float) and not value.is_integer() for value in different):
-        return None  # one value, or a quantity
+    broken = any(isinstance(value, float) and not value.is_integer() for value in different)
+    if broken and len(different) > mislabels.QUANTITY:
+        return None
     rows = np.fromiter((row for row, _ in said), np.int64, len(said))
     numbers: dict[object, int] = {}
     codes = np.fromiter((numbers.setdefault(value, len(numbers)) for _, value in said), np.int64, len(said))
-    return stored.aligned(space, rows, codes, -1), any(isinstance(value, str) for _, value in said)
+    codes = stored.aligned(space, rows, codes, -1)
+    shared = np.count_nonzero(np.bincount(codes[codes >= 0]) >= mislabels.FEWEST)
+    return (codes, any(isinstance(value, str) for value in different)) if 2 <= shared <= mislabels.MOST else None
 
 
 def _same(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> bool:
@@ -182,23 +203,18 @@ def _same(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> bool:
     return pairs == len(np.unique(one)) == len(np.unique(other))
 
 
-def agreement(space: LatentSpace, key: str) -> tuple[float, float]:
-    """How often 10 neighbours, by vote, have an item's own value, and how often the most frequent value is right.
-
-    Of 2,000 items among all. Both are 0 where no item has the key.
-    """
+def agreement(space: LatentSpace, key: str) -> Agreement | None:
+    """How well 10 neighbours, by vote, know 2,000 items' values of a key; None where its values are no classes."""
     return space.once(("agreement", key), lambda: _agreement(space, key))
 
 
-def _agreement(space: LatentSpace, key: str) -> tuple[float, float]:
+def _agreement(space: LatentSpace, key: str) -> Agreement | None:
     found = _codes(space, key)
     if found is None:
-        return 0.0, 0.0
+        return None
     codes, _ = found
     positions = space.positions(None)
     labelled = np.flatnonzero(codes >= 0)
-    if len(labelled) < 2:
-        return 0.0, 0.0
     chosen = labelled
     if len(chosen) > _JUDGED:
         chosen = np.sort(np.random.default_rng(space.seed).choice(labelled, _JUDGED, replace=False))
@@ -207,4 +223,4 @@ def _agreement(space: LatentSpace, key: str) -> tuple[float, float]:
     votes = codes[np.searchsorted(positions, near)]
     counts = np.stack([np.bincount(row[row >= 0], minlength=int(codes.max()) + 1) for row in votes])
     right = float((counts.argmax(axis=1) == codes[chosen]).mean())
-    return right, float(np.bincount(codes[labelled]).max() / len(labelled))
+    return Agreement(right, float(np.bincount(codes[labelled]).max() / len(labelled)))

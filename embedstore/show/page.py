@@ -16,7 +16,7 @@ from embedstore.compute.space import LatentSpace
 from embedstore.errors import InvalidArgument
 from embedstore.explore import maps, stored
 from embedstore.metadata import items
-from embedstore.show import colours, markup, sprites
+from embedstore.show import colours, markup, since, sprites
 from embedstore.show.colours import Colouring
 
 THUMBNAILS = 20_000
@@ -79,8 +79,8 @@ def map_page(
         space: whose items.
         path: a file, .html.
         name: of the map; None: the default one.
-        colour: a metadata key, or 'cluster'; None: the clusters, or the first key with few values. The page can change
-            to the others.
+        colour: a metadata key, 'cluster', 'cluster.NAME', or '' for none; None: the clusters, or the first key with few
+            values. The page can change to the others.
         limit: number of thumbnails, of items by chance where there are more.
         progress: bars on stderr.
 
@@ -92,10 +92,11 @@ def map_page(
     run = maps.get(space, name)
     made = component(space, name=run.name, colour=colour, limit=limit, whole=True, progress=progress)
     title = space.searcher.directory.resolve().name
-    placed = f", {run.placed:,} of them placed since it was laid out" if run.placed else ""
+    count = len(space.positions(None))
+    changed = "".join(f" {markup.text(note, 400)}." for note in since.notes(run, count))
     header = (
         f"<header><h1><bdi>{markup.text(title)}</bdi></h1><p>Map <bdi>{markup.text(run.name)}</bdi> of "
-        f"{len(space.positions(None)):,} items{placed}. Items that are alike lie close together.</p></header>\n"
+        f"{count:,} items. Items that are alike lie close together.{changed}</p></header>\n"
     )
     page = markup.document(f"{title}: map", header + made.html, styles=STYLES, scripts=SCRIPTS, kind="alone")
     return Written(path, markup.write(path, page), made.items, made.pictures)
@@ -113,8 +114,8 @@ def component(
     """The same map as part of a page: ``whole`` where it is all of it."""
     limit = stored.whole_number(limit, "the number of thumbnails", 0, _MOST_THUMBNAILS)
     places = maps.places(space, name)
-    field = colours.usual(space) if colour is None else colour
-    every = [colours.colouring(space, field), *_others(space, field)]
+    first = colours.colouring(space, colours.chosen(space, colour))
+    every = [first, *_others(space, first.field)]
     positions = space.positions(None)
     rows = np.flatnonzero(np.isfinite(places).all(axis=1))
     on_map = len(rows)
@@ -167,15 +168,14 @@ def _others(space: LatentSpace, field: str | None) -> list[Colouring]:
     """What else can be coloured by."""
     with space.database.read() as connection:
         keys = sorted(items.metadata_keys(connection))
-    clusters = [colours.CLUSTER] if field != colours.CLUSTER and colours.usual(space) == colours.CLUSTER else []
+    clusters = [colours.CLUSTER] if colours.usual(space) == colours.CLUSTER else []
     found: list[Colouring] = []
-    for key in [*clusters, *keys]:
+    for other in [*clusters, *map(colours.quoted, keys)]:
         if len(found) == _COLOURINGS - 1:
             break
-        if key != field:
-            quoted = f'"{key}"' if colours.is_clustering(key) and key not in clusters else key
+        if other != field:
             try:
-                found.append(colours.colouring(space, quoted))
+                found.append(colours.colouring(space, other))
             except InvalidArgument:  # too many values, or only lists and objects
                 continue
     return found
@@ -201,9 +201,10 @@ def _names(
 ) -> list[tuple[str, int, int, int]]:
     """(name, x, y, code) at the densest place of each value: the middle of a bent one would be in another."""
     found = []
-    for code, value in enumerate(colouring.values[:_NAMED]):
+    named = min(len(colouring.values) - colouring.extra, _NAMED)
+    for code, value in enumerate(colouring.values[:named]):
         own = xy[codes == code].astype(np.int64)
-        if not len(own) or value in (colours.NONE, colours.NOISE) or value.startswith(f"{colours.OTHER} ("):
+        if not len(own):
             continue
         cells = own * _HISTOGRAM // (_STEPS + 1)
         counts = np.zeros((_HISTOGRAM + 2, _HISTOGRAM + 2))

@@ -24,13 +24,15 @@ def quality_part(store: Any, space: LatentSpace, key: str | None) -> Part:
     headlines = [f"the encoder keeps {kept:.0%} of what differs between pictures"] if kept is not None else []
     keys = findings.label_keys(space) if key is None else [key]
     for one in keys[:1]:
-        agreed, guessed = findings.agreement(space, one)
+        known = findings.agreement(space, one)
+        if known is None:
+            continue
         parts.append(
             "<article><h3>Neighbours and labels</h3><p>The 10 nearest neighbours of an item, by vote, have its own "
-            f"<bdi>{markup.text(one, 60)}</bdi> in {agreed:.1%} of cases (up to 2,000 items asked among all; always "
-            f"saying the most frequent value would be right in {guessed:.1%}).</p></article>\n"
+            f"<bdi>{markup.text(one, 60)}</bdi> in {known.right:.1%} of cases (up to 2,000 items asked among all; "
+            f"always saying the most frequent value would be right in {known.guessed:.1%}).</p></article>\n"
         )
-        headlines.append(f"neighbours share their <bdi>{markup.text(one, 60)}</bdi> in {agreed:.0%} of cases")
+        headlines.append(f"neighbours share their <bdi>{markup.text(one, 60)}</bdi> in {known.right:.0%} of cases")
     return Part("".join(parts), ", ".join(headlines))
 
 

@@ -13,7 +13,7 @@ from embedstore.errors import EmbedstoreError, InvalidArgument, StoreReadOnly
 from embedstore.explore import clusterings, maps, portraits
 from embedstore.metadata import items
 from embedstore.progress import Progress
-from embedstore.show import clusterpage, findings, gallery, markup, page, quality
+from embedstore.show import clusterpage, findings, gallery, markup, page, quality, since
 from embedstore.show.findings import Part
 
 THUMBNAILS = 5_000
@@ -141,8 +141,7 @@ def _map(space: LatentSpace, missing: dict[str, str]) -> Part:
             f" {run.trustworthiness:.1%} trustworthy: that much of what is near here is near in the latent space; "
             f"{run.continuity:.1%} continuous: that much the other way round."
         )
-    if run.placed:
-        said += f" {run.placed:,} items were placed since it was made."
+    said += "".join(f" {markup.text(note, 400)}." for note in since.notes(run, len(space.positions(None))))
     return Part(f"<p>{said}</p>\n{made.html}", "")
 
 
@@ -154,12 +153,13 @@ def _clusters(space: LatentSpace, missing: dict[str, str]) -> Part:
     cards, _ = clusterpage.rows(space, found)
     asked = "" if made.asked is None else f" ({made.asked:,} were asked for)"
     said = (
-        f"{clusterpage.summary(made, found)} They were found from the latents alone{asked}, and nobody said what is in "
-        "them."
+        f"{clusterpage.summary(made, found)} Clusters are found from the latents alone{asked}, and nobody said what is "
+        "in them."
     )
     html = f'<p>{said}</p>\n<p class="soft">{clusterpage.READING}</p>\n{cards}'
-    outside = f", {made.noise:,} are in none" if made.noise else ""
-    return Part(html, f"{len(space.positions(None)):,} items form {made.clusters:,} groups{outside}")
+    groups, noise = sum(one.number >= 0 for one in found), sum(one.size for one in found if one.number < 0)
+    outside = f", {noise:,} are in none" if noise else ""
+    return Part(html, f"{len(space.positions(None)):,} items form {groups:,} groups{outside}")
 
 
 def _overview(info: dict[str, Any], count: int) -> str:

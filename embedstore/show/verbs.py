@@ -39,8 +39,7 @@ class ShowVerbs(DiscoveryVerbs):
         from embedstore.show import colours, views
 
         found = self._latents(space)
-        chosen = colours.usual(found) if colour is None else colour or None
-        return views.map_picture(found, name, chosen, thumbnails=thumbnails, side=side)
+        return views.map_picture(found, name, colours.chosen(found, colour), thumbnails=thumbnails, side=side)
 
     def draw_grid(self, count: int = 24, *, name: str | None = None, space: str | None = None) -> Image.Image:
         """What a map's places decode to, ``count`` along its longer side, faded where there are no items.

@@ -60,9 +60,10 @@ def _names(places: npt.NDArray[np.float32], colouring: colours.Colouring) -> lis
     places, codes = places[there], colouring.codes[there]
     reach = _REACH * float(np.ptp(places, axis=0).max()) if len(places) else 0.0
     found = []
-    for number, (value, count) in enumerate(zip(colouring.values, colouring.counts, strict=True)):
+    named = len(colouring.values) - colouring.extra
+    for number, (value, count) in enumerate(zip(colouring.values[:named], colouring.counts, strict=False)):
         own = places[codes == number]
-        if not len(own) or value == colours.NONE or value == colours.NOISE or value.startswith(colours.OTHER + " ("):
+        if not len(own):
             continue
         at = _densest(own)
         around = ((places - at) ** 2).sum(axis=1) <= reach**2
