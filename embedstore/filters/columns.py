@@ -62,7 +62,8 @@ class Column:
     @property
     def there(self) -> Truth:
         """The rows (n,) that have a value."""
-        return self.codes != _NULL
+        there: Truth = self.codes != _NULL
+        return there
 
     @property
     def size(self) -> int:

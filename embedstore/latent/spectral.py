@@ -73,9 +73,7 @@ def eigenvectors(graph: Any, count: int, seed: int) -> tuple[npt.NDArray[np.floa
     by_part = np.argsort(part, kind="stable")
     starts = np.searchsorted(part[by_part], np.arange(int(part.max()) + 2))
     every = [by_part[a:b] for a, b in pairwise(starts.tolist())]
-    solved = [
-        _eigenvectors(graph[rows][:, rows] if len(rows) < len(part) else graph, count, seed) for rows in every
-    ]
+    solved = [_eigenvectors(graph[rows][:, rows] if len(rows) < len(part) else graph, count, seed) for rows in every]
     found = np.concatenate([values for values, _ in solved])
     place = [(number, column) for number, (values, _) in enumerate(solved) for column in range(len(values))]
     order = np.argsort(-found, kind="stable")[:count]

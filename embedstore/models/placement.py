@@ -99,8 +99,8 @@ class Placement:
             won = score.argmax(axis=1)
             which[asked] = region * count + won
             best[asked] = score[np.arange(len(won)), won]
-        best, which = best.reshape(-1, looked), which.reshape(-1, looked)
-        nearest: npt.NDArray[np.int64] = which[np.arange(len(which)), best.argmax(axis=1)]
+        winner = best.reshape(-1, looked).argmax(axis=1)
+        nearest: npt.NDArray[np.int64] = which.reshape(-1, looked)[np.arange(len(latents)), winner]
         return nearest
 
 
@@ -134,7 +134,8 @@ def learn(latents: Vectors, places: npt.NDArray[np.float32]) -> Network:
 
 def _bounds(count: int, halvings: int) -> npt.NDArray[np.int64]:
     """The first of the items of each cell, of so many items."""
-    return np.arange(2**halvings) * count // 2**halvings
+    bounds: npt.NDArray[np.int64] = np.arange(2**halvings) * count // 2**halvings
+    return bounds
 
 
 def placement(networks: Mapping[str, Network]) -> Placement:

@@ -99,9 +99,9 @@ class Placing:
         if "place" not in networks or networks["place"].sizes[0] != space.dimension:
             raise EmbedstoreError(f"its networks aren't for latents of {space.dimension} dimensions: make it again")
         with np.errstate(all="ignore"):  # numbers that are none are seen below
+            found: npt.NDArray[np.generic]
             if on_map is not None:
-                xy = on_map(given)
-                found, sure = xy[:, 0], xy[:, 1]
+                found, sure = on_map(given).T
             else:
                 found, sure = assign(run, networks["place"](given))
         if not (np.isfinite(found).all() and np.isfinite(sure).all()):
