@@ -283,6 +283,7 @@ def test_some_deleted_items_cost_an_inner_product_graph_no_scan(
 def test_what_is_kept_stays_within_bounds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "_KEPT_BYTES", 20_000)
     monkeypatch.setattr(matching, "_COLUMN_BYTES", 60_000)
+    monkeypatch.setattr(matching, "_LOOKED_AFTER", 4)
     for i in range(40):
         text = f"u < {i / 40} and cloud = {i % 12} and name != 'n{i}'"
         assert ids(store, text) == set(store.ids(text))

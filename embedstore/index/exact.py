@@ -43,6 +43,7 @@ _COPY_BYTES = 32 << 20  # of vectors gathered, normalised or widened to float64 
 _SAFE = (1e-15, 1e15)  # norms between which no float32 product of two vectors overflows or loses digits by underflow
 _PARALLEL = 1e-28  # squared distance of normalised vectors that rounding alone makes: the same direction
 _KERNEL = 16  # dimensions from which FAISS's kernels for one and for many queries add in the same order
+_FEW_NUMBERS = 1 << 16  # that NumPy copies and adds in the time of opening a parallel region
 _SPARSE = 4  # a scan reads single rows, not all of them, where fewer than one in this many is selected
 
 _ptr = faiss.swig_ptr
@@ -224,10 +225,16 @@ def _possible(
     if count <= k:
         return everything
     sparse = rows if rows is not None and count * _SPARSE < len(piece) else None
+    # FAISS opens a parallel region, where a few rows take less time than waking threads: 5 ms beside a busy program.
+    few = sparse is not None and count * dimension <= _FEW_NUMBERS
     out = np.empty(len(piece) if sparse is None else count, dtype=np.float32)
     relative, absolute = 0.0, 0.0
     if metric is Metric.L2:
-        if sparse is not None:
+        if sparse is not None and few:
+            with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is seen below
+                difference = piece[sparse] - query
+                out = np.einsum("nd,nd->n", difference, difference)
+        elif sparse is not None:
             faiss.fvec_L2sqr_by_idx(_ptr(out), _ptr(query), _ptr(piece), _ptr(sparse), dimension, 1, count)
         else:
             faiss.fvec_L2sqr_ny(_ptr(out), _ptr(query), _ptr(piece), dimension, len(piece))
@@ -240,7 +247,9 @@ def _possible(
             return everything
         if metric is Metric.COSINE:
             query, length, longest = (query / length).astype(np.float32), 1.0, 1.0
-        if sparse is not None:
+        if sparse is not None and few:
+            out = piece[sparse] @ query
+        elif sparse is not None:
             faiss.fvec_inner_products_by_idx(_ptr(out), _ptr(query), _ptr(piece), _ptr(sparse), dimension, 1, count)
         else:
             faiss.fvec_inner_products_ny(_ptr(out), _ptr(query), _ptr(piece), dimension, len(piece))

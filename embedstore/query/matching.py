@@ -29,6 +29,7 @@ from embedstore.metadata.items import Condition
 from embedstore.truth.snapshot import Snapshots, SpaceView
 
 _KEPT_BYTES = 64 * 2**20  # of selections
+_LOOKED_AFTER = 16  # filters, after which what is kept is measured
 _COLUMN_BYTES = 256 * 2**20
 #: Different texts, beyond which SQLite asks them sooner: a million comparisons in Python take a second.
 _ASKED_TEXTS = 5_000
@@ -74,6 +75,7 @@ class Matcher:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, str], Match] = OrderedDict()
         self._seq = -1
+        self._asked = 0
         self._columns: OrderedDict[tuple[str, ...], Read] = OrderedDict()
 
     def match(self, text: str, space: str) -> Match:
@@ -99,9 +101,20 @@ class Matcher:
                     self._kept.clear()
                     self._seq = snapshot.seq
                 self._kept[text, space] = match
-                while len(self._kept) > 1 and sum(one.selection.size for one in self._kept.values()) > _KEPT_BYTES:
-                    self._kept.popitem(last=False)
+                self._asked += 1
+                if self._asked % _LOOKED_AFTER == 0:
+                    self._make_room()
             return match
+
+    def _make_room(self) -> None:
+        """Forget what was asked for least recently. Looking costs as much as a filter, and isn't done at each."""
+        sizes = [one.selection.size for one in self._kept.values()]
+        total = sum(sizes)
+        for size in sizes[:-1]:
+            if total <= _KEPT_BYTES:
+                break
+            self._kept.popitem(last=False)
+            total -= size
 
     def _ask(self, text: str, view: SpaceView, seq: int) -> Match:
         expression = _parse(text)
