@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 
 from embedstore.errors import InvalidArgument, StoreDamaged
-from embedstore.index import build, exact, tune
+from embedstore.index import build, exact, tier, tune
+from embedstore.index.bindings import faiss
 from embedstore.index.selection import Selection
 from embedstore.index.tier import Tier
 from embedstore.types import Metric
@@ -281,3 +283,24 @@ def test_threads_with_masks_of_their_own_get_only_their_own_rows(base: Array) ->
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(right, [0, 1, 2, 3] * 4))
+
+
+@pytest.mark.parametrize(("queries", "expected"), [(1, 1), (3, 2)])
+def test_one_query_gets_one_thread_and_leaves_the_caller_s_setting(queries: int, expected: int) -> None:
+    seen = []
+
+    class Index:
+        def search_c(self, *_: object) -> None:
+            seen.append(faiss.omp_get_max_threads())
+            if queries == 1:
+                raise RuntimeError("also where it fails")
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError) if queries == 1 else nullcontext():
+            tier._searched(Index(), np.zeros((queries, 4), np.float32), 3, None)
+        assert faiss.omp_get_max_threads() == 2
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert seen == [expected]
