@@ -42,6 +42,14 @@ def distances_computed() -> int:
     return int(faiss.cvar.hnsw_stats.ndis + faiss.cvar.indexIVF_stats.ndis)
 
 
+def refined_parameters(index: Any, value: int, factor: float) -> Any:
+    """The same for this index with `faiss.IndexRefine` around it, which takes ``factor`` candidates for each result."""
+    parameters = faiss.IndexRefineSearchParameters()
+    parameters.k_factor = factor
+    parameters.base_index_params = parameters.inner = search_parameters(index, value)  # a bare pointer keeps nothing
+    return parameters
+
+
 def search_parameters(index: Any, value: int, selector: Any = None) -> Any:
     """A FAISS SearchParameters object for this index with the knob at ``value``, answering what ``selector`` allows.
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from embedstore.index import knobs
+from embedstore.index import bytewise, knobs
 from embedstore.index.bindings import faiss
 from embedstore.index.exact import Positions, norms
 from embedstore.index.packed import pack
@@ -32,6 +33,7 @@ class Tier:
         first: position of its first row.
         metric: of the space.
         tuned: what `tune.tune` found for the index.
+        held: the vectors themselves, where they are bytes: see `bytewise`.
         count: number of its rows.
     """
 
@@ -39,16 +41,54 @@ class Tier:
     first: int
     metric: Metric
     tuned: Tuned
+    held: Any = None
     count: int = field(init=False)
     _limit: int = field(init=False, repr=False)
     _is_graph: bool = field(init=False, repr=False)
     _parameters: dict[int, Any] = field(default_factory=dict, repr=False)
     _settings: dict[tuple[int, float | None], tuple[int, int]] = field(default_factory=dict, repr=False)
+    _refined: Any = field(default=None, repr=False)
+    _factors: dict[tuple[int, float | None], Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "count", int(self.index.ntotal))  # asking FAISS costs a microsecond each time
         object.__setattr__(self, "_limit", knobs.limit(self.index))
+        if self.held is not None:
+            object.__setattr__(self, "_refined", faiss.IndexRefine(self.index, self.held))
         object.__setattr__(self, "_is_graph", isinstance(knobs.inner(self.index), faiss.IndexHNSW))
+
+    def nearest(
+        self, queries: Vectors, k: int, *, recall: float | None = None
+    ) -> tuple[npt.NDArray[np.float32], Positions, dict[str, Any]]:
+        """The k nearest of a tier that holds its vectors: candidates, ordered by their exact distances at once.
+
+        Returns:
+            Distances (nq, k), ascending, absolute positions (nq, k), padded with inf and -1, and what was done.
+        """
+        found = self._factors.get((k, recall))
+        if found is None:
+            value, width = self._setting(k, recall)
+            factor = (width + 0.5) / min(k, self.count)  # FAISS rounds the product down
+            found = self._factors[k, recall] = knobs.refined_parameters(self.index, value, factor), value, width
+        parameters, value, width = found
+        squares, labels = _searched(self._refined, queries, min(k, self.count), parameters)
+        if k > self.count:
+            padding = ((0, 0), (0, k - self.count))
+            squares, labels = np.pad(squares, padding), np.pad(labels, padding, constant_values=-1)
+        if labels[:, -1].min() < 0:
+            squares[labels < 0] = np.inf
+        distances = np.sqrt(squares, out=squares)
+        # Ties by position, as everywhere.
+        if len(queries) > 1 or not (distances[0, 1:] > distances[0, :-1]).all():
+            order = np.lexsort((labels, distances), axis=1)
+            distances, labels = np.take_along_axis(distances, order, 1), np.take_along_axis(labels, order, 1)
+        if self.first:
+            np.add(labels, self.first, out=labels, where=labels >= 0)
+        return distances, labels, {"candidates": width, "parameter": value}
+
+    def read(self, positions: Positions) -> Vectors:
+        """The vectors (n, d) at absolute positions, of a tier that holds them."""
+        return bytewise.read(self.held, positions - self.first)
 
     def search(
         self, queries: Vectors, k: int, *, recall: float | None = None, part: Part | None = None
@@ -89,7 +129,7 @@ class Tier:
         parameters = known.get(value)
         if parameters is None:
             parameters = known[value] = knobs.search_parameters(self.index, value, selector)
-        return _searched(self.index, queries, width, parameters)
+        return _searched(self.index, queries, width, parameters)[1]
 
     def _of_graph(self, queries: Vectors, width: int, value: int, part: Part) -> tuple[Positions, int]:
         """The nearest of a part by a walk among all rows, widened by its share; -1 where it met too few of them.
@@ -127,7 +167,7 @@ class Tier:
         if self.metric is Metric.COSINE:
             queries = queries / norms(queries)[:, None]
         width = min(self._setting(k, recall)[1], part.count)
-        labels = _searched(part.packed, queries, width, None)
+        labels = _searched(part.packed, queries, width, None)[1]
         return part.rows[labels] + self.first, {"candidates": width}
 
     def prefers_packed(self, part: Part, k: int, recall: float | None = None) -> bool:
@@ -161,8 +201,8 @@ class Tier:
         return min(value, self._limit), width
 
 
-def _searched(index: Any, queries: Vectors, width: int, parameters: Any) -> Positions:
-    """Labels (nq, width) by the C++ method itself: FAISS's Python wrapper checks what is known here, for microseconds.
+def _searched(index: Any, queries: Vectors, width: int, parameters: Any) -> tuple[npt.NDArray[np.float32], Positions]:
+    """FAISS's values and labels (nq, width) by the C++ method itself: its wrapper in Python checks what is known here.
 
     One query gets one thread: the product that brings it into the space of the principal components would take all of
     them, each of which then waits for the others. Of eight callers on two cores, all together had 270 answers a second
@@ -173,10 +213,10 @@ def _searched(index: Any, queries: Vectors, width: int, parameters: Any) -> Posi
     threads = faiss.omp_get_max_threads() if len(queries) == 1 else 1
     if threads == 1:
         index.search_c(len(queries), _ptr(queries), width, _ptr(values), _ptr(labels), parameters)
-        return labels
+        return values, labels
     faiss.omp_set_num_threads(1)  # of the calling thread alone
     try:
         index.search_c(1, _ptr(queries), width, _ptr(values), _ptr(labels), parameters)
     finally:
         faiss.omp_set_num_threads(threads)
-    return labels
+    return values, labels

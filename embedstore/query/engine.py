@@ -157,6 +157,8 @@ class Engine:
     ) -> Answer:
         part = None if selection is None else selection.part(tier.first, tier.count)
         if part is None or part.selector is None:
+            if tier.held is not None:
+                return Answer(*tier.nearest(queries, k, recall=recall))
             candidates, stats = tier.search(queries, k, recall=recall)
         elif part.count * view.space.dimension <= _SCAN_NUMBERS:
             distances, positions = self._scan(view, queries, k, selection, tier.first, tier.count)
@@ -168,9 +170,8 @@ class Engine:
                 wide = candidates.shape[1]
                 _, candidates[missed] = self._scan(view, queries[missed], wide, selection, tier.first, tier.count)
                 stats["fell back to exact"] = len(missed)
-        distances, positions = exact.rerank(
-            queries, candidates, k, view.space.metric, view.vectors.read, single_precision=True
-        )
+        read = view.vectors.read if tier.held is None else tier.read
+        distances, positions = exact.rerank(queries, candidates, k, view.space.metric, read, single_precision=True)
         return Answer(distances, positions, stats)
 
     def _of_part(

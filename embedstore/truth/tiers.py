@@ -69,7 +69,7 @@ def fault(directory: Path, record: TierRecord) -> str | None:
 
 def load(directory: Path, record: TierRecord, view: SpaceView) -> Tier | None:
     """Load a tier, or warn and return None where it can't be trusted or read."""
-    from embedstore.index import build
+    from embedstore.index import build, bytewise
     from embedstore.index.tier import Tier
     from embedstore.index.tune import Tuned
     from embedstore.types import Metric
@@ -83,8 +83,11 @@ def load(directory: Path, record: TierRecord, view: SpaceView) -> Tier | None:
                 reason = "belongs to another space"
             elif index.ntotal == record.count:
                 tuned = dict(record.tuned)
-                metric = Metric.parse(tuned.pop("metric"))
-                return Tier(index, record.first, metric, Tuned.load(tuned))
+                metric, held = Metric.parse(tuned.pop("metric")), None
+                blocks = [block for _, block in view.vectors.blocks(record.first, record.count)]
+                if tuned.pop("bytes", False) and bytewise.fits(blocks, metric):
+                    held = bytewise.hold(blocks)
+                return Tier(index, record.first, metric, Tuned.load(tuned), held)
             else:
                 reason = f"holds {index.ntotal} vectors, not {record.count}"
         except (EmbedstoreError, KeyError, TypeError, ValueError) as error:
@@ -182,7 +185,7 @@ def _drop_faulty(writer: Writer, snapshots: Snapshots) -> None:
 
 
 def _build(writer: Writer, view: SpaceView, first: int, count: int, factory: str, *, progress: bool) -> None:
-    from embedstore.index import build
+    from embedstore.index import build, bytewise
 
     space, vectors = view.space, view.vectors
     blocks = [block for _, block in vectors.blocks(first, count)]
@@ -223,7 +226,7 @@ def _build(writer: Writer, view: SpaceView, first: int, count: int, factory: str
             factory=factory,
             sha256=sha256,
             signature=trust.sign(sha256),
-            tuned={**asdict(tuned), "metric": space.metric.value},
+            tuned={**asdict(tuned), "metric": space.metric.value, "bytes": bytewise.fits(blocks, space.metric)},
         )
     vectors.release()
 

@@ -1,0 +1,52 @@
+"""Vectors that are bytes: whole numbers from 0 to 255, such as pixels and many descriptors, held as what they are.
+
+A quarter of the memory of float32, and nothing is lost: candidates are ordered by exact distances from memory, inside
+FAISS, where reading the stored vectors took a third of a search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from embedstore.index.bindings import faiss
+from embedstore.index.exact import Positions
+from embedstore.types import Metric, Vectors
+
+_MOST_BYTES = 2**28  # kept in memory for one tier
+_STEP = 2**22  # numbers looked at, or encoded, at a time
+
+
+def fits(blocks: Sequence[Vectors], metric: Metric) -> bool:
+    """Whether vectors (blocks of (n, d)) are bytes, and few enough to be held."""
+    if metric is not Metric.L2 or sum(block.size for block in blocks) > _MOST_BYTES:
+        return False
+    return all(_are_bytes(part) for block in blocks for part in _parts(block))
+
+
+def _are_bytes(vectors: Vectors) -> bool:
+    with np.errstate(invalid="ignore"):
+        return bool(np.array_equal(vectors.astype(np.uint8), vectors))
+
+
+def hold(blocks: Sequence[Vectors]) -> Any:
+    """An index of vectors that `fits` says yes to, which computes exact distances."""
+    held = faiss.IndexScalarQuantizer(blocks[0].shape[1], faiss.ScalarQuantizer.QT_8bit_direct, faiss.METRIC_L2)
+    for block in blocks:
+        for part in _parts(block):
+            held.add(part)
+    return held
+
+
+def read(held: Any, rows: Positions) -> Vectors:
+    """The vectors (n, d) at rows (n,)."""
+    codes = faiss.rev_swig_ptr(held.codes.data(), held.ntotal * held.d).reshape(-1, held.d)
+    found: Vectors = codes[rows].astype(np.float32)
+    return found
+
+
+def _parts(block: Vectors) -> list[Vectors]:
+    step = max(1, _STEP // block.shape[1])
+    return [block[start : start + step] for start in range(0, len(block), step)]
