@@ -87,7 +87,9 @@ def test_a_filter_compares_what_matches_alone(planted: Path) -> None:
             found(store, where="prat = 0")
 
 
-@pytest.mark.parametrize("distance", [-1, float("nan"), float("inf"), "1", True])
+@pytest.mark.parametrize(
+    "distance", [-1, float("nan"), float("inf"), "1", True, pytest.param(10**400, id="huge"), np.float32("nan")]
+)
 def test_a_distance_that_is_none_is_refused(planted: Path, distance: object) -> None:
     with embedstore.open(planted, read_only=True) as store:
         refused(InvalidArgument, "no distance of duplicates", lambda: found(store, distance=distance))
@@ -152,6 +154,62 @@ def test_of_vectors_a_gap_in_their_distances_decides(tmp_path: Path, metric: str
     assert got.evidence.method == "latents"
     assert got.evidence.numbers["within"] == 80
     assert got.evidence.numbers["in the gap"] == 0
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
+@pytest.mark.parametrize(("dimension", "width", "dense"), [(32, 0.2, 200), (8, 0.1, 200), (2, 0.02, 600)])
+def test_a_dense_class_of_different_vectors_is_no_heap_of_copies(
+    tmp_path: Path, metric: str, dimension: int, width: float, dense: int
+) -> None:
+    """Its items are all near to each other, and deleting the surplus would delete the class."""
+    random = np.random.default_rng(0)
+    z = random.normal(size=(2_000, dimension))
+    z[:dense] = width * z[:dense] + 3
+    with embedstore.create(tmp_path / "d.store") as store:
+        store.add_vectors([f"v{i}" for i in range(2_000)], z, metric=metric)
+        got = found(store)
+    assert (got.evidence.method, got.groups) == ("none", ())
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_copies_are_found_in_a_dense_class_as_beside_it(tmp_path: Path, metric: str) -> None:
+    random = np.random.default_rng(0)
+    z = random.normal(size=(1_000, 16))
+    z[:200] *= 0.2
+    z += 3
+    noise = random.normal(size=(4, 40, 16)) * 0.01
+    noise[:, :20] *= 0.2
+    copied = np.r_[0:20, 500:520]
+    with embedstore.create(tmp_path / "c.store") as store:
+        store.add_vectors([f"v{i}" for i in range(1_000)], z, metric=metric)
+        for number in range(4):
+            store.add_vectors([f"c{number}/{i}" for i in copied], z[copied] + noise[number])
+        got = found(store)
+    groups = {group.ids[0]: set(group.ids) for group in got.groups}
+    assert groups == {f"v{i}": {f"v{i}", *(f"c{number}/{i}" for number in range(4))} for i in copied}
+    assert got.threshold is not None
+    assert all(max(group.distances) <= (4 if metric == "cosine" else 2) * got.threshold for group in got.groups)
+    assert "tenth neighbour" in got.evidence.said
+
+
+@pytest.mark.parametrize("distance", [np.float32(0.5), np.float64(0.5), np.float16(0.5), 0.5])
+def test_any_number_is_a_distance(planted: Path, distance: float) -> None:
+    with embedstore.open(planted, read_only=True) as store:
+        got = found(store, distance=distance)
+    assert (got.threshold, got.evidence.numbers) == (0.5, {"distance": 0.5})
+    assert "at most 0.5 from that of its centre, as asked for, and so up to 1 from each other" in got.evidence.said
+
+
+def test_of_tiny_and_of_huge_vectors_none_are_equal_but_those_that_are(tmp_path: Path) -> None:
+    for scale in (1e-12, 1e18):
+        z = np.random.default_rng(0).normal(size=(100, 3)) * scale
+        with embedstore.create(tmp_path / f"{scale}.store") as store:
+            store.add_vectors([f"v{i}" for i in range(100)], z)
+            assert found(store).groups == ()
+            assert found(store, distance=0).groups == ()
+            assert found(store, distance=1e-30 if scale < 1 else 1e-9).groups == ()
+            [whole] = found(store, distance=1.7e308).groups
+        assert len(whole.ids) == 100
 
 
 def test_small_and_dull_stores(tmp_path: Path) -> None:

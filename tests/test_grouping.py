@@ -87,6 +87,35 @@ def test_a_network_learns_the_clusters_of_every_level_and_tells_new_points(monke
     assert np.array_equal(odds[:, 2:].argmax(axis=1), expected)
 
 
+@pytest.mark.parametrize("size", [1, 7, 64, 8192])
+def test_losses_of_all_items_are_added_up_some_at_a_time(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(agreement, "_CELLS", size * 15)
+    generator = torch.Generator().manual_seed(0)
+    odds = 5 * torch.randn(100, 3, 5, generator=generator)
+    partners = torch.randint(100, (100,), generator=generator)
+    taken = []
+
+    def some(rows: torch.Tensor) -> torch.Tensor:
+        taken.append(len(rows))
+        return odds[rows]
+
+    expected = agreement._losses(odds, odds[partners])
+    np.testing.assert_allclose(agreement._over_all(some, partners, 15), expected, rtol=1e-6, atol=1e-6)
+    assert max(taken) == min(size, 100)
+
+
+def test_of_many_clusters_fewer_heads_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "FEWEST_STEPS", 2)
+    latents, _ = blobs([100, 100])
+    near = nearest(latents, 5)
+    for clusters, heads, fitted in ((10, 8, 8), (20, 8, 8), (21, 8, 7), (40, 8, 4), (100, 8, 2), (100, 1, 1)):
+        made = agreement.fit(latents, near, clusters, heads, epochs=0)
+        assert made.losses.shape == (fitted,)
+        assert [layer.weight.shape for layer in made.heads] == [(256, clusters)] * fitted
+
+
 # -- groups -----------------------------------------------------------------------------------------------------------
 
 

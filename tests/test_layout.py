@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedstore.errors import MissingExtra, ModelInvalid
+from embedstore.errors import InvalidArgument, MissingExtra, ModelInvalid
 from embedstore.explore import layout
 from embedstore.models import mapping, network, placement
 from embedstore.models.network import Layer, Network
@@ -22,8 +22,9 @@ from .stores import refused
 
 
 def laid(latents: np.ndarray, k: int = 15) -> np.ndarray:
-    near = nearest(latents, min(k, len(latents) - 1))
-    far = np.linalg.norm(latents[:, None] - latents[near], axis=2).astype(np.float32)
+    exact = latents.astype(np.float64)  # squares of float32 have bounds
+    near = nearest(exact, min(k, len(latents) - 1))
+    far = np.linalg.norm(exact[:, None] - exact[near], axis=2).astype(np.float32)
     return layout.layout(latents, near, far)
 
 
@@ -60,6 +61,36 @@ def test_items_at_no_distance_from_each_other_are_no_division_by_zero() -> None:
     far[:7] = 0
     assert np.isfinite(layout.layout(latents, near, far)).all()
     assert np.isfinite(layout.layout(latents, near, np.zeros_like(far))).all()
+
+
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**-40, 1.0, 2.0**40, 2.0**60])
+def test_latents_of_any_size_are_laid_out(scale: float) -> None:
+    latents, label = blobs([30, 30, 30])
+    places = laid(latents * np.float32(scale))
+    assert np.isfinite(places).all()
+    assert nearest_share(places, label) == 1
+
+
+@pytest.mark.parametrize("far_off", [1e8, 1e18])
+def test_an_item_far_off_leaves_the_others_their_places(far_off: float) -> None:
+    latents, label = blobs([30, 30, 30, 1])
+    latents[-1] *= np.float32(far_off)
+    places = laid(latents)
+    assert np.isfinite(places).all()
+    assert nearest_share(places[:-1], label[:-1]) == 1
+
+
+def test_ordinary_distances_stay_as_they_are() -> None:
+    far = np.random.default_rng(0).exponential(size=(50, 30)).astype(np.float32) + np.float32(0.01)
+    for scale in (1e-8, 1, 1e8):
+        scaled = far * np.float32(scale)
+        assert np.array_equal(layout._calm(scaled), scaled.astype(np.float64))
+
+
+def test_places_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, _ = blobs([20, 20])
+    monkeypatch.setattr(layout, "_start", lambda latents: np.full((len(latents), 2), np.nan))
+    refused(InvalidArgument, "can't be laid out", lambda: laid(latents))
 
 
 def test_the_layout_shows_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +102,8 @@ def test_a_filter_compares_what_matches_alone(flipped: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "said"),
     [
+        ("\udcff", r"'\\udcff' is no metadata key: it is no valid Unicode text"),  # b"\xff" on a command line
+        (7, "7 is no metadata key"),
         ("lable", "did you mean 'label'"),
         ("zzzzzz", "there are 'label', 'list'"),
         ("serial", "900 different values on 900 items"),
@@ -107,7 +111,7 @@ def test_a_filter_compares_what_matches_alone(flipped: Path) -> None:
         ("list", "holds no texts"),
     ],
 )
-def test_a_key_that_cant_be_learnt_says_why(flipped: Path, key: str, said: str) -> None:
+def test_a_key_that_cant_be_learnt_says_why(flipped: Path, key: Any, said: str) -> None:
     with embedstore.open(flipped, read_only=True) as store:
         refused(InvalidArgument, said, lambda: found(store, key))
 
@@ -166,9 +170,37 @@ def test_a_rare_value_is_learnt_though_only_a_part_of_the_items_is_looked_at(mon
     latents[codes == 1] += 8
     monkeypatch.setattr(mislabels, "_FITTED", 50)
     for seed in range(4):
-        chances = mislabels._regression(latents, codes, seed, progress=False)
+        chances = mislabels._regression(latents, codes, seed, progress=False)(slice(None))
         np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)
         assert chances[codes == 1, 1].min() > chances[codes == 0, 1].max()
+
+
+def test_items_are_compared_some_at_a_time_to_the_same_result(flipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with embedstore.open(flipped, read_only=True) as store:
+        whole = found(store)
+        monkeypatch.setattr(mislabels, "_CELLS", 70)
+        parts = found(store)
+    np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-6)
+    assert (parts.wrong, parts.accuracy) == (whole.wrong, whole.accuracy)
+    assert [one.id for one in parts.found] == [one.id for one in whole.found]
+
+
+def test_many_values_of_many_items_are_never_all_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, values = 6_000, 400
+    z = np.random.default_rng(0).normal(size=(count, 2)).astype(np.float32)
+    monkeypatch.setattr(mislabels, "_FITTED", 5)
+    monkeypatch.setattr(mislabels, "_WORK", 0)
+    monkeypatch.setattr(mislabels, "_CELLS", 2**17)
+    with embedstore.create(tmp_path / "many.store") as store:
+        store.add_vectors([f"v{i}" for i in range(count)], z, [{"label": i % values} for i in range(count)])
+        monkeypatch.setattr(mislabels, "_vote", lambda *_: lambda part: np.zeros((len(z[part]), values), np.float32))
+        tracemalloc.start()
+        try:
+            found(store)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 4 * count * values  # of bytes: not even one probability of each
 
 
 @given(codes=st.lists(st.integers(0, 4), min_size=1, max_size=40))

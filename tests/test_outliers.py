@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 import embedstore
 from embedstore.errors import FilterError, InvalidArgument, NothingMatches
-from embedstore.explore import clusterings, outliers
+from embedstore.explore import clusterings, outliers, stored
 from embedstore.explore.outliers import BETWEEN, FAR, REBUILT, Outliers
 from embedstore.store import Store
 from embedstore.types import Item
@@ -89,6 +90,23 @@ def test_a_stored_clustering_says_what_lies_between(tmp_path_factory: pytest.Tem
             assert reason.value == pytest.approx(1 - sure[name], abs=1e-6)
             assert reason.usual == pytest.approx(np.median(1 - strengths), abs=1e-6)
         assert min(sure, key=lambda name: sure[name]) in named
+
+
+def test_an_unreadable_clustering_is_none(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It can be made again, and says nothing that the items don't."""
+    got = []
+    with embedstore.open(clustered.copy(tmp_path_factory)) as store:
+        usual = found(store).found
+        for made in ("{}", "[]", "no JSON", '{"level": 7}'):
+            connection = sqlite3.connect(store.path / "store.db")
+            with connection:
+                connection.execute("UPDATE clusterings SET made = ?", (made,))
+            connection.close()
+            got.append(found(store).found)
+        for clustering in stored.names(store._latents(None), "clusterings"):
+            store.remove_clustering(clustering)
+        assert got == [found(store).found] * 4
+    assert got[0] != usual
 
 
 def test_a_filter_compares_what_matches_alone(store: Store) -> None:

@@ -3,32 +3,32 @@
 What a slight change is, is learnt from the data: a sample of the stored pictures is slightly changed (a shift by up to
 a pixel, a little brighter or darker, saved as JPEG again), and two items are near duplicates where they differ no more
 than 99 of 100 of those copies do from their originals (`likeness` says how that is measured). Where there are no
-pictures, distances between latents must do: the threshold is a gap in the distances to the nearest other item, and
-there is none where distances thin out as those of different items do.
+pictures, distances between latents must do, each compared with its own surroundings (`nearness`): the threshold is a
+gap, and there is none where near items thin out as different ones do.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom
 
 from embedstore.compute.space import LatentSpace
 from embedstore.errors import InvalidArgument
-from embedstore.explore import likeness, stars
+from embedstore.explore import likeness, nearness, stars
 from embedstore.metadata import items
 from embedstore.truth.writer import Writer
 from embedstore.types import Metric
 
 NEIGHBOURS = 3  # candidates of each item, by latents and by spectra; the original is among them or nearer to the copy
 _CLOSE = 5  # the same by distance alone
-_GAP_NEIGHBOURS, _FEWEST = 10, 20
 _SAMPLE = 1_000  # copies that are learnt from
 _KEPT = 0.99  # of them are within the threshold
-_LEAKS, _CHANCE = 0.1, 1e-4  # share of pairs that may lie in a gap; probability that it is none
+_PARALLEL = 1e-14  # cosine distance that rounding alone makes
 Positions = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ class Evidence:
     Attributes:
         method: 'pictures', 'latents' (a gap in their distances), 'given' (by the user), or 'none': no threshold found.
         threshold: largest difference of near duplicates: of pictures, as a multiple of what JPEG of quality 75 does to
-            them; else of latents. None where none was found, and only exact duplicates are.
+            them; else of latents (the largest one: of how near an item's copies are, its surroundings decide). None
+            where none was found, and only exact duplicates are.
         said: in one sentence.
         numbers: what was measured, by name.
     """
@@ -100,7 +101,7 @@ def find(
     """Groups of duplicates among the items that match.
 
     Every item of a near group is within the threshold of the group's centre, and so of any other within about twice
-    of it: a film's frames, each like the next, are not one group.
+    of it (four times, by cosine): a film's frames, each like the next, are not one group.
 
     Args:
         space: whose latents and items.
@@ -112,37 +113,54 @@ def find(
         InvalidArgument: a distance that is none.
         NothingMatches, FilterError: of the filter.
     """
-    if distance is not None and not (
-        isinstance(distance, (int, float)) and not isinstance(distance, bool) and 0 <= distance < np.inf
-    ):
-        raise InvalidArgument(f"{distance!r} is no distance of duplicates: give a number of 0 or more")
+    given = None if distance is None else _checked(distance)
     positions = space.positions(where)
     exact = _exact(space, positions)
     kept = _keepers_first(space, exact)
     single = np.setdiff1d(positions, np.concatenate([group[1:] for group in kept] or [positions[:0]]))
     groups = [_group(space, "exact", group, None) for group in kept]
     measure: _Pictures | None = None
-    if distance is not None:
-        numbers = {"distance": float(distance)}
-        evidence = Evidence("given", float(distance), f"latents at most {distance:g} apart, as asked for", numbers)
+    reach = np.full(len(single), min(given or 0.0, 1e100))  # more than any latents are apart
+    if given is not None:
+        evidence = _as_asked(given, space.view.space.metric)
     else:
         pictures = likeness.Pictures(space, single, progress)
         if 2 * np.count_nonzero(pictures.there) > len(single) > 1:
             measure = _Pictures(space, single, pictures, progress)
             evidence = measure.evidence
         else:
-            evidence = _gap(space, single, progress)
+            evidence, reach = _gap(space, single, progress)
     same: stars.Same = _never
     links = np.empty((0, 2), dtype=np.int64)
     if measure is not None:
         single, same = measure.positions, measure.same
         links = stars.links(len(single), measure.near, same, NEIGHBOURS)
     elif evidence.threshold is not None and len(single) > 1:
-        links, same = _close(space, single, evidence.threshold, progress)
+        links, same = _close(space, single, reach, progress)
     for star in _keepers_first(space, [single[star] for star in stars.groups(links, same)]):
         groups.append(_group(space, "near", star, measure))
     groups.sort(key=lambda group: -len(group.ids))
     return Duplicates(tuple(groups), evidence, len(positions))
+
+
+def _checked(distance: object) -> float:
+    value = -1.0
+    if isinstance(distance, (int, float, np.integer, np.floating)) and not isinstance(distance, bool):
+        with suppress(OverflowError):  # an integer beyond all floats
+            value = float(distance)
+    if not 0 <= value < np.inf:
+        raise InvalidArgument(f"{distance!r} is no distance of duplicates: give a number of 0 or more")
+    return value
+
+
+def _as_asked(distance: float, metric: Metric) -> Evidence:
+    # By cosine, what adds up is the root of a distance; and none is above 2.
+    other = min(4 * distance, 2.0) if metric is Metric.COSINE else 2 * distance
+    said = (
+        f"the latents of a group are at most {distance:g} from that of its centre, as asked for, and so up to "
+        f"{other:g} from each other"
+    )
+    return Evidence("given", distance, said, {"distance": distance})
 
 
 def _exact(space: LatentSpace, positions: Positions) -> list[Positions]:
@@ -285,12 +303,14 @@ class _Pictures:
         return np.concatenate([np.searchsorted(self.positions, near), alike], axis=1)
 
 
-def _close(space: LatentSpace, positions: Positions, distance: float, progress: bool) -> tuple[Positions, stars.Same]:
-    """All pairs of items within a distance, and the test of one."""
+def _close(space: LatentSpace, positions: Positions, reach: Floats, progress: bool) -> tuple[Positions, stars.Same]:
+    """All pairs of items that are each within the other's reach (n,), and the test of one."""
+    equal = _PARALLEL if space.view.space.metric is Metric.COSINE else 0.0
 
     def same(one: Positions, other: Positions) -> npt.NDArray[np.bool_]:
-        # A search adds in another order: a copy at distance 0 must not be lost to the last bit.
-        return likeness.distances(space, positions[one], positions[other]) <= distance * (1 + 1e-6) + 1e-9
+        # A search adds in another order: a distance that it found must not be lost to the last bit.
+        most = np.minimum(reach[one], reach[other]) * (1 + 1e-6) + equal
+        return likeness.distances(space, positions[one], positions[other]) <= most
 
     among = _among(space, positions)
 
@@ -304,49 +324,38 @@ def _among(space: LatentSpace, positions: Positions) -> Positions | None:
     return None if len(positions) == len(space.positions(None)) else positions
 
 
-def _gap(space: LatentSpace, positions: Positions, progress: bool) -> Evidence:
-    """A threshold in latent distances, where those to the nearest other item leave a gap.
-
-    Near items of a smooth distribution in m dimensions thin out as the m-th power of their distance: of those within
-    2t, a share of 2^-m lies within t. Where nearly all do, they were not drawn like the others. m is measured between
-    the fifth and the tenth neighbour (Levina and Bickel 2005), where copies don't reach; the tenth of items with the
-    lowest one counts, for that is where near items come from.
-    """
-    if len(positions) < _FEWEST:
-        return Evidence("none", None, f"{len(positions):,} items are too few to tell near duplicates from other items")
-    distances, _ = space.others(positions, _GAP_NEIGHBOURS, _among(space, positions), progress=progress)
+def _gap(space: LatentSpace, positions: Positions, progress: bool) -> tuple[Evidence, Floats]:
+    """A threshold in latent distances, where how near the nearest other item is leaves a gap; and each one's reach."""
+    none = np.zeros(len(positions))
+    if len(positions) < nearness.FEWEST:
+        said = f"{len(positions):,} items are too few to tell near duplicates from other items"
+        return Evidence("none", None, said), none
+    distances, near = space.others(positions, nearness.NEIGHBOURS, _among(space, positions), progress=progress)
     cosine = space.view.space.metric is Metric.COSINE
     far = np.sqrt(2 * np.maximum(distances, 0)) if cosine else distances.astype(np.float64)
-    first = np.sort(far[:, 0])
-    typical = float(np.median(first))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        dimension = 1 / np.log(far[:, -1:] / far[:, 4:-1]).mean(axis=1)
-    dimension = dimension[np.isfinite(dimension)]
-    m = float(np.clip(np.quantile(dimension, 0.1), 1, 30)) if len(dimension) else 1.0
-    within = np.unique(first[(first > 0) & (first <= typical / 2)])
-    inside = np.searchsorted(first, within, side="right") / 2  # pairs
-    beyond = np.searchsorted(first, 2 * within, side="right") / 2 - inside
-    chance = binom.sf(np.ceil(inside) - 1, np.ceil(inside) + np.floor(beyond), 2.0**-m)
-    clear = within[(beyond <= _LEAKS * inside) & (chance <= _CHANCE)]
-    half = typical**2 / 2 if cosine else typical
-    numbers = {"median distance to the nearest": half, "dimension": m}
-    if not len(clear):
-        same = int(np.count_nonzero(first == 0))
+    found = nearness.measure(far, np.searchsorted(positions, near))
+    half = float(np.median(far[:, 0]))
+    numbers = {"median distance to the nearest": half**2 / 2 if cosine else half}
+    numbers["dimension"] = float(np.median(found.dimensions))
+    edge = found.edge()
+    if edge is None:
         said = "the distances to the nearest other item leave no gap that would tell near duplicates from other items"
-        if same:
-            return Evidence("latents", 0.0, f"{said}, so that only equal latents count", numbers)
-        return Evidence("none", None, f"{said}: give a distance to set it yourself", numbers)
-    edge = float(clear[-1])
-    count = int(np.searchsorted(first, edge, side="right"))
-    over = int(np.searchsorted(first, 2 * edge, side="right")) - count
-    shown = (edge**2 / 2, 2 * edge**2) if cosine else (edge, 2 * edge)
-    threshold = edge**2 if cosine else edge * 2**0.5  # the middle of the gap
-    numbers |= {"within": float(count), "in the gap": float(over)}
+        if (found.shares == 0).any():
+            return Evidence("latents", 0.0, f"{said}, so that only equal latents count", numbers), none
+        return Evidence("none", None, f"{said}: give a distance to set it yourself", numbers), none
+    reach = found.widths * np.minimum(edge * 2**0.5, found.most)  # to the middle of the gap
+    reach = reach**2 / 2 if cosine else reach
+    within = found.shares <= np.minimum(edge, found.most)
+    count, over = np.count_nonzero(within), np.count_nonzero((found.shares > edge) & (found.shares <= 2 * edge))
+    inner, middle, outer = (share ** (1 + cosine) for share in (edge, edge * 2**0.5, 2 * edge))
+    numbers |= {"within": float(count), "in the gap": float(over), "share": middle}
     said = (
-        f"{count:,} of {len(positions):,} items have another one within {shown[0]:.3g}, and {over:,} have their "
-        f"nearest one from there to {shown[1]:.3g}; half of all have none within {half:.3g}"
+        f"{count:,} of {len(positions):,} items have another one within {inner:.2g} times the distance to their tenth "
+        f"neighbour, and {over:,} have their nearest one from there to {outer:.2g} times; the items of a group are "
+        f"within {middle:.2g} times of its centre, and so up to {'four times' if cosine else 'twice'} as far from each "
+        "other"
     )
-    return Evidence("latents", threshold, said, numbers)
+    return Evidence("latents", float(reach[within].max()), said, numbers), reach
 
 
 def _never(one: Positions, other: Positions) -> npt.NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.errors import MissingExtra
+from embedstore.errors import InvalidArgument, MissingExtra
 from embedstore.progress import Progress
 from embedstore.types import Vectors
 
@@ -23,6 +23,8 @@ FEWEST = 10  # items
 _EARLY, _EARLY_EXAGGERATION = 150, 12.0
 _LATE, _EXAGGERATION = 300, 1.5
 _REPORT = 10  # iterations between two looks at the bar
+_ORDINARY = (1e-9, 1e9)  # mean distances of an item to its neighbours, beyond which bandwidths leave the floats
+_OUTLYING = 1e3  # times the median distance, above which a mean says nothing of most items
 
 
 def check_installed() -> Any:
@@ -52,6 +54,9 @@ def layout(
         neighbours: (n, k) rows of each item's nearest neighbours, none of them itself; 30 of many items.
         distances: to them (n, k).
         progress: a bar on stderr.
+
+    Raises:
+        InvalidArgument: the distances differ by more than numbers can hold.
     """
     library = check_installed()
     from openTSNE.affinity import PerplexityBasedNN
@@ -60,10 +65,8 @@ def layout(
 
     count, k = neighbours.shape
     threads = _threads()
-    # A quiet copy of an item is at distance 0 of it, and all of them could be: the bandwidth would be 0 / 0.
-    far = np.maximum(distances.astype(np.float64), 1e-6 * max(float(distances.mean()), 1e-30))
     affinities = PerplexityBasedNN(
-        knn_index=PrecomputedNeighbors(neighbours, far), perplexity=max(k / 3, 1.0), n_jobs=threads
+        knn_index=PrecomputedNeighbors(neighbours, _calm(distances)), perplexity=max(k / 3, 1.0), n_jobs=threads
     )
     with threadpool_limits(1):
         start = _start(latents)
@@ -81,9 +84,28 @@ def layout(
             rate = max(count / exaggeration, 10.0)
             made.optimize(n_iter=steps, exaggeration=exaggeration, momentum=momentum, learning_rate=rate, **shared)
     places = np.asarray(made, dtype=np.float64)
+    if not np.isfinite(places).all():
+        raise InvalidArgument("the latents can't be laid out: some are too far from the others, or too near to them")
     places -= places.mean(axis=0)
     scaled: npt.NDArray[np.float32] = (places / max(float(places.std(axis=0).max()), 1e-30)).astype(np.float32)
     return scaled
+
+
+def _calm(distances: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Distances (n, k) without what no bandwidth can be found for; ordinary ones stay as they are, to the last bit.
+
+    The bandwidth is each item's own, so that its distances can be divided by anything.
+    """
+    far = distances.astype(np.float64)
+    mean = float(distances.mean())
+    if (far > 0).any():  # a single item far off would make the others' distances nothing
+        mean = min(mean, _OUTLYING * float(np.median(far[far > 0])))
+    # A quiet copy of an item is at distance 0 of it, and all of them could be: the bandwidth would be 0 / 0.
+    far = np.maximum(far, 1e-6 * max(mean, 1e-30))
+    own = far.mean(axis=1)
+    odd = (own < _ORDINARY[0]) | (own > _ORDINARY[1])
+    far[odd] /= own[odd, None]
+    return far
 
 
 def _start(latents: Vectors) -> npt.NDArray[np.float64]:

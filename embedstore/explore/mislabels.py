@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,9 +34,11 @@ _FITTED = 20_000  # items of a fold that the regression is fitted to, fewer wher
 _WORK = 10**9  # items * dimensions * values
 _PENALTY = 0.1  # inverse strength of the regression's regularisation
 _LEAST = 1e-4  # probability: below, differences mean nothing
+_CELLS = 2**22  # probabilities at a time: those of all items and values would be gigabytes
 Value = str | int | float
 Positions = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float32]
+Chances = Callable[[slice], Probabilities]  # of some items (b, values), each time anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +117,13 @@ def find(
     if not (latents != latents[0]).any():
         raise InvalidArgument(f"the latents of all {len(positions):,} items are equal: they say nothing about {key!r}")
     votes = _vote(space, positions, codes, len(names), progress)
-    chances = (votes + _regression(latents, codes, space.seed, progress)) * np.float32(0.5)
-    rows = np.arange(len(codes))
-    own = chances[rows, codes].astype(np.float64)
-    confident, wrong = _confident(chances, codes)
-    others = chances.copy()
-    others[rows, codes] = -1
-    best = others.argmax(axis=1)
-    rival = chances[rows, best].astype(np.float64)
+    learnt = _regression(latents, codes, space.seed, progress)
+
+    def chances(part: slice) -> Probabilities:
+        return (votes(part) + learnt(part)) * np.float32(0.5)
+
+    own, rival, best = _compared(chances, codes, len(names))
+    confident, wrong = _confident(chances, codes, own, len(names))
     scores = (rival + _LEAST) / (rival + own + 2 * _LEAST)
     order = np.lexsort((positions, own, -scores))
     order = order[scores[order] > 0.5][:limit]
@@ -144,13 +146,19 @@ def find(
 
 def _labels(space: LatentSpace, key: str, every: Positions) -> tuple[Positions, npt.NDArray[np.int64], list[Value]]:
     """Positions (n,) of the items with the key, the number of each one's value (n,), and the values."""
+    if not isinstance(key, str):
+        raise InvalidArgument(f"{key!r} is no metadata key: give its name")
+    try:
+        key.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8, on a command line
+        raise InvalidArgument(f"{key!r} is no metadata key: it is no valid Unicode text") from None
     with space.database.read() as connection:
         said = items.values(connection, key)
         known = set() if said else items.metadata_keys(connection)
     if not said:
         if key in known:
             raise InvalidArgument(f"{key!r} holds no texts, numbers, true or false: name a key that does")
-        near = difflib.get_close_matches(str(key), known, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {_listed(sorted(known))}"
         raise InvalidArgument(
             f"no item has the metadata key {key!r}: {hint if known else 'the items have no metadata'}"
@@ -197,8 +205,8 @@ def _common(
 
 def _vote(
     space: LatentSpace, positions: Positions, codes: npt.NDArray[np.int64], values: int, progress: bool
-) -> Probabilities:
-    """Probabilities (n, values) by the nearest other items, of which nearer ones count more."""
+) -> Chances:
+    """Probabilities by the nearest other items, of which nearer ones count more."""
     usual = int(np.median(np.bincount(codes)))
     k = min(NEIGHBOURS, max(FEWEST, usual // 2), len(positions) - 1)
     among = None if len(positions) == len(space.positions(None)) else positions
@@ -206,17 +214,21 @@ def _vote(
     # A cosine distance is half a squared length.
     squares = np.maximum(far, 0) if space.view.space.metric is Metric.COSINE else far**2
     weights = np.exp(-2 * squares / np.maximum(squares[:, -1:], 1e-30))
-    found = np.zeros((len(positions), values), dtype=np.float32)
     voices = codes[np.searchsorted(positions, near)]
-    rows = np.arange(len(positions))
-    for column in range(k):
-        found[rows, voices[:, column]] += weights[:, column]
-    found /= found.sum(axis=1, keepdims=True)
-    return found
+
+    def chances(part: slice) -> Probabilities:
+        found = np.zeros((len(voices[part]), values), dtype=np.float32)
+        rows = np.arange(len(found))
+        for column in range(k):
+            found[rows, voices[part, column]] += weights[part, column]
+        found /= found.sum(axis=1, keepdims=True)
+        return found
+
+    return chances
 
 
-def _regression(latents: Vectors, codes: npt.NDArray[np.int64], seed: int, progress: bool) -> Probabilities:
-    """Probabilities (n, values) by a linear model of the items in the other folds."""
+def _regression(latents: Vectors, codes: npt.NDArray[np.int64], seed: int, progress: bool) -> Chances:
+    """Probabilities by a linear model of the items in the other folds."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
@@ -230,7 +242,7 @@ def _regression(latents: Vectors, codes: npt.NDArray[np.int64], seed: int, progr
     # One scale for all dimensions: in a latent space their variances mean something.
     centred /= np.float32(np.sqrt(np.mean(centred**2, dtype=np.float64)))
     limit = min(_FITTED, max(FEWEST * values, _WORK // (latents.shape[1] * values)))
-    found = np.zeros((len(codes), values), dtype=np.float32)
+    models = []
     # The last step of an optimum that is near enough; and several threads would add in another order each time.
     with warnings.catch_warnings(), threadpool_limits(1), Progress("learning", _FOLDS, progress, "folds") as bar:
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -238,11 +250,20 @@ def _regression(latents: Vectors, codes: npt.NDArray[np.int64], seed: int, progr
             rows = random.permutation(np.flatnonzero(fold != number))
             if len(rows) > limit:  # a few of each value first: a rare one mustn't be missed
                 rows = rows[np.argsort(_turn(codes[rows]) >= FEWEST, kind="stable")][:limit]
-            model = LogisticRegression(C=_PENALTY, max_iter=60).fit(centred[rows], codes[rows])
-            rest = np.flatnonzero(fold == number)
-            found[rest[:, None], model.classes_[None]] = model.predict_proba(centred[rest])
+            models.append(LogisticRegression(C=_PENALTY, max_iter=60).fit(centred[rows], codes[rows]))
             bar.advance()
-    return found
+
+    def chances(part: slice) -> Probabilities:
+        points, own = centred[part], fold[part]
+        found = np.zeros((len(points), values), dtype=np.float32)
+        with threadpool_limits(1):
+            for number, model in enumerate(models):
+                rest = np.flatnonzero(own == number)
+                if len(rest):
+                    found[rest[:, None], model.classes_[None]] = model.predict_proba(points[rest])
+        return found
+
+    return chances
 
 
 def _turn(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -254,20 +275,44 @@ def _turn(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return turn
 
 
-def _confident(chances: Probabilities, codes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_], int]:
+def _parts(count: int, values: int) -> Iterator[slice]:
+    size = max(1, _CELLS // values)
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def _compared(
+    chances: Chances, codes: npt.NDArray[np.int64], values: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Of each item (n,), the probability of its own value, of the most probable other one, and which that is."""
+    own, rival = np.empty((2, len(codes)))
+    best = np.empty(len(codes), dtype=np.int64)
+    for part in _parts(len(codes), values):
+        found = chances(part)
+        rows = np.arange(len(found))
+        own[part] = found[rows, codes[part]]
+        found[rows, codes[part]] = -1
+        best[part] = found.argmax(axis=1)
+        rival[part] = found[rows, best[part]]
+    return own, rival, best
+
+
+def _confident(
+    chances: Chances, codes: npt.NDArray[np.int64], own: npt.NDArray[np.float64], values: int
+) -> tuple[npt.NDArray[np.bool_], int]:
     """Which items (n,) count as another value's, and the estimated number of wrong values.
 
     Items below all thresholds count for nothing; of each value, the share of wrong ones among the others stands for
     all of its items.
     """
-    values = chances.shape[1]
     counts = np.bincount(codes, minlength=values)
-    own = chances[np.arange(len(codes)), codes]
     thresholds = np.bincount(codes, weights=own, minlength=values) / counts
-    above = np.where(chances >= thresholds, chances, np.float32(-1))
-    best = above.argmax(axis=1)
-    counted = above[np.arange(len(codes)), best] >= 0
-    wrong = counted & (best != codes)
+    counted, wrong = np.empty((2, len(codes)), dtype=bool)
+    for part in _parts(len(codes), values):
+        found = chances(part)
+        above = np.where(found >= thresholds, found, np.float32(-1))
+        best = above.argmax(axis=1)
+        counted[part] = above[np.arange(len(best)), best] >= 0
+        wrong[part] = counted[part] & (best != codes[part])
     each = np.bincount(codes[counted], minlength=values)
     share = np.bincount(codes[wrong], minlength=values) / np.maximum(each, 1)
     return wrong, round(float((share * counts).sum()))

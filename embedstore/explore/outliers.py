@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from embedstore.compute.space import LatentSpace
 from embedstore.encoders.preprocess import fit_pictures
-from embedstore.errors import InvalidArgument, NoEncoder, UnknownRun
+from embedstore.errors import InvalidArgument, NoEncoder, StoreDamaged, UnknownRun
 from embedstore.explore import clusterings, likeness
 from embedstore.progress import Progress
 from embedstore.types import Decoder, Metric
@@ -179,7 +179,7 @@ def _shares(values: Values) -> Values:
 def _unsure(space: LatentSpace, positions: Positions, near: Positions, progress: bool) -> Values:
     try:
         labels, strengths = clusterings.labels(space)
-    except UnknownRun:
+    except (UnknownRun, StoreDamaged):  # none, or an unreadable one: it is derived, and the items are all there
         return _bunched(space, positions, near, progress)
     rows = np.searchsorted(space.positions(None), positions)
     labels, strengths = labels[rows], strengths[rows]

@@ -13,6 +13,7 @@ without labels. (Heads of different numbers of clusters on one trunk were tried,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,9 @@ BATCH = 2048
 EPOCHS, FEWEST_STEPS = 15, 600
 BALANCE = 2.0  # weight of the entropy of the labels over all items
 LEARNING_RATE, WEIGHT_DECAY = 6e-3, 1e-4
-_PART = 8192  # latents at a time
+_PART = 8192  # latents at a time, fewer where their log-odds are more than
+_CELLS = 2**22  # of them
+_MOST_LABELS, _FEWEST_HEADS = 160, 2  # clusters of all heads: a step's time and memory grow with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,13 @@ def fit(
         latents: (n, d).
         neighbours: (n, k) rows of each item's neighbours.
         clusters: of each head.
-        heads: how many.
+        heads: how many; of more than 20 clusters fewer, so that those of all are 160, but at least two.
         seed: the same seed gives the same network.
         progress: a bar on stderr.
         epochs: passes over the items; of few items more are made.
     """
     count = len(latents)
+    heads = min(heads, max(_FEWEST_HEADS, _MOST_LABELS // clusters))
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -95,15 +99,29 @@ def fit(
     parameters = [*body.parameters(), *last.parameters()]
     descend(parameters, loss, steps, LEARNING_RATE, WEIGHT_DECAY, "clustering", progress, alone=True)
     body.eval()
+    partners = near[torch.arange(count), torch.randint(near.shape[1], (count,), generator=generator)]
     with torch.inference_mode():
-        odds = torch.cat([last(body(data[start : start + _PART])) for start in range(0, count, _PART)])
-        odds = odds.view(count, heads, clusters)
-        partners = torch.randint(near.shape[1], (count,), generator=generator)
-        losses = _losses(odds, odds[near[torch.arange(count), partners]])
+        losses = _over_all(lambda rows: last(body(data[rows])).view(-1, heads, clusters), partners, heads * clusters)
     [final] = fold(last)
     parts = zip(np.split(final.weight, heads, axis=1), np.split(final.bias, heads), strict=True)
     layers = tuple(Layer(weight, bias) for weight, bias in parts)
     return Heads(Network(fold(body)), layers, losses.numpy().astype(np.float64))
+
+
+def _over_all(odds: Callable[[Tensor], Tensor], partners: Tensor, labels: int) -> Tensor:
+    """The same losses as `_losses`, of all items (n,) and a partner each, some at a time.
+
+    At once, log-odds of 100,000 items and 500 clusters were 12 GB.
+    """
+    disagreement, share = torch.zeros((), dtype=torch.float64), torch.empty(0)
+    size = max(1, min(_PART, _CELLS // labels))
+    for start in range(0, len(partners), size):
+        rows = torch.arange(start, min(start + size, len(partners)))
+        a, b = (F.log_softmax(odds(some), dim=2).double() for some in (rows, partners[rows]))
+        disagreement = disagreement - torch.logsumexp(a + b, dim=2).sum(dim=0)
+        both = torch.logsumexp(torch.cat([a, b]), dim=0)
+        share = torch.logaddexp(share, both) if len(share) else both
+    return _loss(disagreement / len(partners), share - math.log(2 * len(partners)))
 
 
 def _losses(a: Tensor, b: Tensor) -> Tensor:
@@ -114,4 +132,8 @@ def _losses(a: Tensor, b: Tensor) -> Tensor:
     a, b = F.log_softmax(a, dim=2), F.log_softmax(b, dim=2)
     disagreement = -torch.logsumexp(a + b, dim=2).mean(dim=0)
     share = torch.logsumexp(torch.cat([a, b]), dim=0) - math.log(2 * len(a))  # of each label, logarithm
+    return _loss(disagreement, share)
+
+
+def _loss(disagreement: Tensor, share: Tensor) -> Tensor:
     return disagreement + BALANCE * (share.exp() * share).sum(dim=1)
