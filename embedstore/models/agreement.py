@@ -97,7 +97,7 @@ def fit(
         return _losses(both[0], both[1]).sum()
 
     parameters = [*body.parameters(), *last.parameters()]
-    descend(parameters, loss, steps, LEARNING_RATE, WEIGHT_DECAY, "clustering", progress, alone=True)
+    descend(parameters, loss, steps, LEARNING_RATE, WEIGHT_DECAY, "clustering", progress)
     body.eval()
     partners = near[torch.arange(count), torch.randint(near.shape[1], (count,), generator=generator)]
     with torch.inference_mode():

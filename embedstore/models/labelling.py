@@ -45,5 +45,5 @@ def fit(latents: Vectors, labels: Sequence[npt.NDArray[np.int64]], *, seed: int 
         return torch.stack([F.cross_entropy(part, known[rows, i]) for i, part in enumerate(parts)]).sum()
 
     parameters = [*body.parameters(), *last.parameters()]
-    descend(parameters, loss, steps, LEARNING_RATE, WEIGHT_DECAY, "learning to place", progress, alone=True)
+    descend(parameters, loss, steps, LEARNING_RATE, WEIGHT_DECAY, "learning to place", progress)
     return Network((*fold(body), *fold(last)))

@@ -77,10 +77,11 @@ def descend(
     decay: float,
     title: str,
     progress: bool,
-    *,
-    alone: bool = False,
 ) -> None:
     """Minimise ``loss``, which draws its own batch: AdamW under one cycle of learning rates up to ``rate``.
+
+    In one thread: steps are short, and two would wait for each other most of the time. On an idle machine they took
+    0.85 of one's time, and twice to ten times as long as soon as another program wanted a core.
 
     Args:
         parameters: that it changes.
@@ -90,12 +91,9 @@ def descend(
         decay: of weights.
         title: of the bar.
         progress: a bar on stderr.
-        alone: in one thread. Where a step is short, two wait for each other most of the time: on an idle machine they
-            took 0.85 of one's time, and twice to ten times as long as soon as another program wanted a core.
     """
     threads = torch.get_num_threads()
-    if alone:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         _descend(parameters, loss, steps, rate, decay, title, progress)
     finally:

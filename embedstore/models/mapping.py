@@ -47,8 +47,7 @@ def fit_back(places: npt.NDArray[np.float32], latents: Vectors, *, seed: int = 0
         return F.mse_loss(layers[-1](values), wanted[rows])
 
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
-    alone = count < BATCH
-    descend(parameters, loss, steps, LEARNING_RATE, WEIGHT_DECAY, "learning the way back", progress, alone=alone)
+    descend(parameters, loss, steps, LEARNING_RATE, WEIGHT_DECAY, "learning the way back", progress)
     [final] = fold(layers[-1])
     final = Layer(final.weight * np.float32(scale), final.bias * np.float32(scale) + mean)
     first = Layer(frequencies.numpy().copy(), phases.numpy().copy())
