@@ -11,7 +11,7 @@ import click
 from embedstore.cli import output
 from embedstore.cli.groups import Group
 from embedstore.cli.options import bars, example, json_option, output_option, progress_option, store_argument
-from embedstore.errors import UnknownSpace
+from embedstore.errors import InvalidArgument, UnknownSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from embedstore.explore.portraits import Portrait
     from embedstore.store import Store
 
+_LOOKED_AT = 1_000  # items, of which one should have a picture where pictures are to be drawn
 Made = TypeVar("Made")
 
 clustering_option = click.option(
@@ -65,6 +66,7 @@ def make(
 
     _check(target)
     with embedstore.open(store) as opened:
+        _check_pictures(opened, target)
         made = opened.cluster(k, name=name, assign_noise=assign_noise, seed=seed, progress=bars(progress))
         portraits = opened.clusters(name)
         if as_json:
@@ -73,6 +75,8 @@ def make(
             _table(portraits)
             click.echo()
             _print(made, len(opened))
+            if len(opened.clusterings()) > 1:
+                output.say(f"note: cluster means {output.printable(name)} now; `embedstore cluster use` chooses another")
         _write(opened, target, name, None)  # last: what was found is there, though it may have no pictures
 
 
@@ -217,6 +221,14 @@ def _check(target: Path | None) -> None:
         from embedstore.cli import pictures
 
         pictures.check(target, ".html")
+
+
+def _check_pictures(store: Store, target: Path | None) -> None:
+    """Refuse to draw items without pictures before minutes are spent on finding clusters of them."""
+    if target is None or target.suffix.lower() == ".html" or not len(store):
+        return
+    if not any(image is not None for image in store.images(store.ids()[:_LOOKED_AT])):
+        raise InvalidArgument("the items have no pictures: leave -o out, or name a page (.html)")
 
 
 def _write(store: Store, target: Path | None, name: str | None, level: int | None) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 import embedstore
 
 from .charted import copy, hurry
-from .clustered import COUNT, between, told
+from .clustered import COUNT, between, blobs, told
 from .commands import answer, refused, run
 
 
@@ -217,3 +217,24 @@ def test_a_store_without_items_has_no_clusterings_and_none_are_found(tmp_path: P
     assert answer("cluster", "list", tmp_path / "new.store") == []
     assert "\n" not in refused("cluster", tmp_path / "new.store")
     assert "\n" not in refused("cluster", "show", tmp_path / "new.store")
+
+
+def test_items_without_pictures_are_not_drawn_before_anything_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.store"
+    latents, _ = blobs([30, 30])
+    with embedstore.create(path) as store:
+        store.add_vectors([f"i{i}" for i in range(60)], latents)
+    result = run("cluster", path, "--json", "-o", tmp_path / "c.png", code=1)
+    assert "no pictures" in result.stderr
+    assert result.stdout == ""
+    assert answer("cluster", "list", path) == []
+
+
+def test_a_mistyped_command_is_told_from_a_store(own: Path) -> None:
+    assert "did you mean 'show'" in run("cluster", "shwo", own, code=2).stderr
+    assert "did you mean 'list'" in run("map", "lisst", own, code=2).stderr
+    assert "no store at" in run("cluster", "elsewhere.store", code=1).stderr
+
+
+def test_another_clustering_says_that_it_is_meant_now(own: Path) -> None:
+    assert "cluster means other now" in run("cluster", own, "--name", "other", "--k", 3).stderr

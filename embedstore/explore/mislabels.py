@@ -28,6 +28,7 @@ from embedstore.types import Metric, Vectors
 NEIGHBOURS = 30
 FEWEST = 5  # items of a value, for it to count
 MOST = 1_000  # values
+KNOWN = 0.5  # of what guessing leaves open
 QUANTITY = 20  # different numbers with fractions, beyond which they measure something
 _FOLDS = 3
 _FITTED = 20_000  # items of a fold that the regression is fitted to, fewer where there are many dimensions and values
@@ -78,6 +79,7 @@ class Mislabels:
         positions: of the items compared (n,), ascending.
         scores: of all of them (n,).
         accuracy: share of items whose given value is the most probable one.
+        guessed: share of items with the most frequent value: what knowing nothing would be right about.
     """
 
     key: str
@@ -89,6 +91,12 @@ class Mislabels:
     positions: Positions
     scores: npt.NDArray[np.float64]
     accuracy: float
+    guessed: float
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the items around one know its value much better than a guess: else nothing is said of single ones."""
+        return self.accuracy >= self.guessed + KNOWN * (1 - self.guessed)
 
 
 def find(
@@ -141,7 +149,8 @@ def find(
     )
     unlabelled = len(every) - len(positions) - sum(left_out.values())
     accuracy = float((own >= rival).mean())
-    return Mislabels(key, found, wrong, len(positions), unlabelled, left_out, positions, scores, accuracy)
+    guessed = float(np.bincount(codes).max() / len(codes))
+    return Mislabels(key, found, wrong, len(positions), unlabelled, left_out, positions, scores, accuracy, guessed)
 
 
 def _labels(space: LatentSpace, key: str, every: Positions) -> tuple[Positions, npt.NDArray[np.int64], list[Value]]:
