@@ -76,7 +76,9 @@ def make(
             click.echo()
             _print(made, len(opened))
             if len(opened.clusterings()) > 1:
-                output.say(f"note: cluster means {output.printable(name)} now; `embedstore cluster use` chooses another")
+                output.say(
+                    f"note: cluster means {output.printable(name)} now; `embedstore cluster use` chooses another"
+                )
         _write(opened, target, name, None)  # last: what was found is there, though it may have no pictures
 
 

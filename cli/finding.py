@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,11 +24,12 @@ from embedstore.cli.options import (
 
 if TYPE_CHECKING:
     from embedstore.explore.duplicates import Duplicates, Group
+    from embedstore.explore.mislabels import Mislabels
     from embedstore.store import Store
 
-_SHOWN = 20  # groups in the table
-_DRAWN = 40  # groups on the sheet
+_DRAWN = 40  # groups on the sheet, where the table has no more
 _IN_A_ROW = 8  # items of a group, on the sheet
+_TILES = (96, 144)  # px, on that sheet: as the ids need it
 
 limit_option = click.option(
     "--limit", type=int, default=20, show_default=True, metavar="N", help="Number of items to name."
@@ -44,10 +46,18 @@ limit_option = click.option(
     help="Largest distance of near duplicates to their group's centre; without it, it is learnt.",
 )
 @click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help=f"Number of groups to list, and to draw where it is above {_DRAWN}.",
+)
+@click.option(
     "--delete", "delete_", is_flag=True, help="Keep one item of each group and delete the others, once asked."
 )
 @click.option("--yes", is_flag=True, help="Don't ask. Needed with --delete where there is no terminal to ask on.")
-@output_option("Draw the groups, a row each, the item to keep first (.png).")
+@output_option(f"Draw the first {_DRAWN} groups, or N, the item to keep first in each (.png).")
 @progress_option
 @json_option
 @example("embedstore duplicates fashion.store -o duplicates.png\nembedstore duplicates fashion.store --delete --yes")
@@ -55,6 +65,7 @@ def duplicates(
     store: Path,
     where: str | None,
     distance: float | None,
+    limit: int,
     delete_: bool,
     yes: bool,
     target: Path | None,
@@ -71,18 +82,17 @@ def duplicates(
     if target is not None:
         from embedstore.cli import pictures
 
-        pictures.check(target)
+        pictures.check(target, count=limit)
     if delete_ and not yes and not sys.stdin.isatty():
         raise click.UsageError("items would be deleted, and there is no terminal to ask on: give --yes")
     with embedstore.open(store, read_only=not delete_) as opened:
         found = opened.duplicates(distance=distance, where=where, progress=bars(progress))
         if target is not None and found.groups:
-            _draw(opened, found.groups[:_DRAWN], target)
-            output.say(f"wrote {target}")
-        elif target is not None:
-            output.say(f"there are no groups to draw: {target} was not written")
+            _draw(opened, found.groups[: max(limit, _DRAWN)], target)
+        if target is not None:
+            _say_written(target, len(found.groups), "groups")
         if not as_json:
-            _print(found)
+            _print(found, limit)
         deleted = 0
         wanted = delete_ and bool(found.surplus)
         agreed = wanted and (yes or _agreed(opened, found))
@@ -111,15 +121,11 @@ def _agreed(store: Store, found: Duplicates) -> bool:
     return False
 
 
-def _print(found: Duplicates) -> None:
+def _print(found: Duplicates, limit: int) -> None:
     if found.groups:
-        rows = [
-            [group.kind, len(group.ids), group.ids[0], ", ".join(group.ids[1:]), max(group.distances, default=0.0)]
-            for group in found.groups[:_SHOWN]
-        ]
-        output.table(["kind", "items", "keep", "others", "largest distance"], rows, least=3)
-        if len(found.groups) > _SHOWN:
-            output.say(f"... and {len(found.groups) - _SHOWN:,} more groups; --json lists all")
+        _list(found.groups[:limit])
+        if len(found.groups) > limit:
+            output.say(f"... and {len(found.groups) - limit:,} more groups: --limit shows more, --json lists all")
         click.echo()
     exact = sum(group.kind == "exact" for group in found.groups)
     click.echo(
@@ -127,6 +133,26 @@ def _print(found: Duplicates) -> None:
         f"{len(found.surplus):,} items could go"
     )
     click.echo(output.printable(found.evidence.said))
+
+
+def _list(groups: Sequence[Group]) -> None:
+    heads = ["kind", "items", "keep", "others", "largest difference", "largest distance"]
+    rows: list[list[Any]] = [
+        [
+            group.kind,
+            len(group.ids),
+            group.ids[0],
+            ", ".join(group.ids[1:]),
+            None if group.differences is None else max(group.differences, default=0.0),
+            max(group.distances, default=0.0),
+        ]
+        for group in groups
+    ]
+    if all(group.differences is None for group in groups):  # no pictures were compared
+        del heads[4]
+        for row in rows:
+            del row[4]
+    output.table(heads, rows, least=3)
 
 
 def _draw(store: Store, groups: Sequence[Group], target: Path) -> None:
@@ -139,7 +165,16 @@ def _draw(store: Store, groups: Sequence[Group], target: Path) -> None:
         first, *others = (to_picture(image) for image in store.images(shown))
         captions = [f"{name}\n{_how(group, far)}" for name, far in zip(shown[1:], group.distances[1:], strict=False)]
         rows.append(sheet.Row(others, captions, first, f"{shown[0]}\nkeep"))
-    sheet.save(sheet.rows(rows, tile=96), target)
+    names = [name for group in groups for name in group.ids[: _IN_A_ROW + 1]]
+    sheet.save(sheet.blocks(rows, tile=_tile(names)), target)
+
+
+def _tile(names: Sequence[str]) -> int:
+    """A side that has room for every id and its number, unless one is too long."""
+    from embedstore.query import sheet
+
+    wanted = max(sheet.width_of(f"8  {name}", sheet.TEXT) for name in names)
+    return min(max(math.ceil(wanted), _TILES[0]), _TILES[1])
 
 
 def _how(group: Group, far: float) -> str:
@@ -169,7 +204,7 @@ def outliers(
         pictures.check(target, count=limit)
     with embedstore.open(store, read_only=True) as opened:
         found = opened.outliers(limit, where=where, progress=bars(progress))
-        if target is not None:
+        if target is not None and found.found:
             captions = [
                 f"{one.id}\n" + "\n".join(reason.kind for reason in one.reasons) if one.reasons else one.id
                 for one in found.found
@@ -182,7 +217,7 @@ def outliers(
         output.table(["id", "score", "unusual"], rows, least=3)
         click.echo(f"{len(found.scores):,} items scored by: {', '.join(found.measured)}")
     if target is not None:
-        output.say(f"wrote {target}")
+        _say_written(target, len(found.found), "items")
 
 
 @click.command()
@@ -216,18 +251,19 @@ def mislabeled(
         pictures.check(target, count=limit)
     with embedstore.open(store, read_only=True) as opened:
         found = opened.mislabeled(key, limit, where=where, progress=bars(progress))
-        if target is not None:
+        if target is not None and found.found:
             captions = [f"{one.given}\nor {one.suggested}?\n{one.id}" for one in found.found]
             _sheet(opened, [one.id for one in found.found], captions, target)
     if as_json:
         told: dict[str, Any] = asdict(found)
-        output.emit({name: value for name, value in told.items() if name not in ("positions", "scores")})
+        told = {name: value for name, value in told.items() if name not in ("positions", "scores")}
+        output.emit({**told, "is_known": found.is_known})
     else:
         rows = [[one.id, one.given, one.suggested, one.probability, one.confidence] for one in found.found]
         output.table(["id", key, "suggested", "probability", "of its own"], rows, least=3)
         click.echo(
             f"{found.items:,} items compared, {found.accuracy:.1%} of them as their neighbourhood has it; "
-            f"about {found.wrong:,} may be wrong, or fewer where values overlap"
+            + _told(found)
         )
         if found.unlabelled:
             output.say(f"note: {found.unlabelled:,} items without {key} were not compared")
@@ -235,7 +271,16 @@ def mislabeled(
             left = ", ".join(f"{value} ({count:,})" for value, count in list(found.left_out.items())[:10])
             output.say(f"note: too few items to compare have {left}")
     if target is not None:
-        output.say(f"wrote {target}")
+        _say_written(target, len(found.found), "items")
+
+
+def _told(found: Mislabels) -> str:
+    if found.is_known:
+        return f"about {found.wrong:,} may be wrong, or fewer where values overlap"
+    return (
+        f"always saying the most frequent value would be right for {found.guessed:.1%}, so that the items around one "
+        "know too little of it for anything to be said of single items"
+    )
 
 
 def _sheet(store: Store, ids: Sequence[str], captions: Sequence[str], target: Path) -> None:
@@ -244,3 +289,7 @@ def _sheet(store: Store, ids: Sequence[str], captions: Sequence[str], target: Pa
 
     images = [to_picture(image) for image in store.images(ids)]
     sheet.save(sheet.sheet(images, captions), target)
+
+
+def _say_written(target: Path, count: int, what: str) -> None:
+    output.say(f"wrote {target}" if count else f"there are no {what} to draw: {target} was not written")

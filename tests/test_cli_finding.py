@@ -17,6 +17,9 @@ import pytest
 from PIL import Image
 
 import embedstore
+from embedstore.cli import finding
+from embedstore.explore.duplicates import Group
+from embedstore.query import sheet
 from embedstore.types import Item
 
 from .clustered import LABELS, PICTURES
@@ -66,7 +69,7 @@ def test_duplicates_are_listed_as_the_library_finds_them(made: Path, tmp_path: P
         tuple(sorted((f"d{i:03d}", f"e{i}a", f"e{i}b"))) for i in EQUAL
     }
     with Image.open(tmp_path / "d.png") as image:
-        assert image.height > 3 * 96
+        assert min(image.size) > 2 * 96
     shown = run("duplicates", made)
     for group in got.groups[:20]:
         assert any(group.ids[0] in line and ", ".join(group.ids[1:]) in line for line in shown.stdout.splitlines())
@@ -105,6 +108,76 @@ def test_where_there_is_nothing_to_draw_it_says_so(made: Path, tmp_path: Path) -
     assert f"there are no groups to draw: {tmp_path / 'd.png'} was not written" in result.stderr
     assert "wrote" not in result.stderr
     assert not (tmp_path / "d.png").exists()
+
+
+def test_where_no_label_is_suspicious_no_picture_is_written_and_it_says_so(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 40, (40, 8, 8, 1), dtype=np.uint8)
+    with embedstore.create(tmp_path / "clean.store") as store:
+        items = [Item(str(i), noise[i] + np.uint8(200 * (i % 2)), {"light": i % 2}) for i in range(40)]
+        store.index(items, encoder="pca", dimension=4, progress=False)
+        assert not store.mislabeled("light").found
+    result = run("mislabeled", tmp_path / "clean.store", "light", "-o", tmp_path / "x.png")
+    assert f"there are no items to draw: {tmp_path / 'x.png'} was not written" in result.stderr
+    assert "wrote" not in result.stderr
+    assert not (tmp_path / "x.png").exists()
+
+
+def many_pairs(path: Path, count: int = 45) -> Path:
+    """Items that are each there twice, and others."""
+    items = [Item(f"train/{i:05d}{turn}", PICTURES[i][..., None], {}) for i in range(count) for turn in ("", "b")] + [
+        Item(f"only/{i:05d}", PICTURES[i][..., None], {}) for i in range(count, 2 * count)
+    ]
+    with embedstore.create(path) as store:
+        store.index(items, encoder="pca", dimension=8, progress=False)
+    return path
+
+
+def test_many_groups_stand_beside_each_other_as_many_as_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = many_pairs(tmp_path / "pairs.store")
+    drawn: list[tuple[int, int]] = []
+    blocks = sheet.blocks
+
+    def counting(rows: Any, *, tile: int) -> Image.Image:
+        drawn.append((len(rows), tile))
+        assert all((row.query_caption or "").endswith("\nkeep") for row in rows)
+        return blocks(rows, tile=tile)
+
+    monkeypatch.setattr(sheet, "blocks", counting)
+    few = run("duplicates", store, "--limit", 3, "-o", tmp_path / "few.png")
+    assert sum(line.startswith(("exact", "near")) for line in few.stdout.splitlines()) == 3
+    groups = len(answer("duplicates", store, "--limit", 3)["groups"])
+    assert groups >= 45
+    assert f"... and {groups - 3} more groups: --limit shows more, --json lists all" in few.stderr
+    more = run("duplicates", store, "--limit", 43, "-o", tmp_path / "more.png")
+    assert sum(line.startswith(("exact", "near")) for line in more.stdout.splitlines()) == 43
+    assert [count for count, _ in drawn] == [40, 43]
+    assert sum(line.startswith(("exact", "near")) for line in run("duplicates", store).stdout.splitlines()) == 20
+    with Image.open(tmp_path / "more.png") as image:
+        assert image.width <= 1600
+        assert 0.75 < image.width / image.height < 1.33
+
+
+def test_the_tiles_of_groups_are_as_wide_as_their_ids_need_within_reason() -> None:
+    assert finding._tile(["a", "b"]) == 96
+    name = "train/60000.png"
+    assert sheet.width_of(name, 13) + 14 <= finding._tile(["a", name]) < 144
+    assert finding._tile(["x" * 200, "b"]) == 144
+
+
+def test_the_difference_that_the_threshold_is_one_of_is_listed_where_pictures_were_compared(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    near = Group("near", ("a", "b", "c"), (0.0, 1.5, 0.25), (0.0, 0.5, 0.75))
+    exact = Group("exact", ("d", "e"), (0.0, 0.0))
+    finding._list([near, exact])
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.endswith("largest difference  largest distance")
+    assert first.split()[-2:] == ["0.7500", "1.5000"]
+    assert second.split() == ["exact", "2", "d", "e", "0.0000"]
+    finding._list([exact])
+    assert "difference" not in capsys.readouterr().out
 
 
 def on_a_terminal(answered: str, *words: object) -> tuple[int, str, str]:
@@ -182,6 +255,7 @@ def test_suspicious_labels_are_listed_with_what_they_should_be(made: Path, tmp_p
         (("duplicates", "STORE", "--distance", "nan"), "nan"),
         (("duplicates", "STORE", "-o", "x.gif"), "x.gif must end in one of"),
         (("duplicates", "STORE", "-o", "nowhere/x.png"), "there is no folder nowhere"),
+        (("duplicates", "STORE", "--limit", 10**6, "-o", "x.png"), "too many for one sheet"),
         (("duplicates", "nowhere.store"), "nowhere.store"),
         (("duplicates", "nowhere.store", "--delete", "--yes"), "nowhere.store"),
         (("outliers", "STORE", "--limit", -1), "-1"),
@@ -212,8 +286,23 @@ def test_a_mistyped_filter_is_pointed_at(made: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("mislabeled", "STORE"), ("outliers", "STORE", "--limit", "many"), ("duplicates", "STORE", "--distance", "x")],
+    [
+        ("mislabeled", "STORE"),
+        ("outliers", "STORE", "--limit", "many"),
+        ("duplicates", "STORE", "--distance", "x"),
+        ("duplicates", "STORE", "--limit", 0),
+    ],
 )
 def test_wrong_usage_ends_with_2(made: Path, words: tuple[object, ...]) -> None:
     result = run(*(made if word == "STORE" else word for word in words), code=2)
     assert (result.stdout, "Traceback" in result.stderr) == ("", False)
+
+
+def test_what_the_items_around_know_nothing_of_is_said_of_no_single_item(made: Path) -> None:
+    found = answer("mislabeled", made, "half")
+    label = answer("mislabeled", made, "label")
+    assert (found["is_known"], label["is_known"]) == (False, True)
+    assert 0.4 < found["guessed"] < 0.7
+    assert "may be wrong" not in run("mislabeled", made, "half").stdout
+    assert "know too little of it" in run("mislabeled", made, "half").stdout
+    assert "may be wrong" in run("mislabeled", made, "label").stdout

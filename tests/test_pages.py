@@ -98,6 +98,12 @@ def test_a_map_is_one_file_that_fetches_nothing_and_runs_only_its_own_script(tex
     check_page(text)
 
 
+def test_a_plot_shows_the_pages_ground_until_its_first_frame(text: str) -> None:
+    assert 'canvas.getContext("2d")' in text
+    assert "alpha: false" not in text, "such a canvas is black until something is painted"
+    assert re.search(r"\.stage \{[^}]*background: var\(--plot\)", text)
+
+
 def test_the_points_are_the_places_of_the_store(store: Store, text: str) -> None:
     found = content(text)
     places = store.places()

@@ -180,6 +180,21 @@ def test_without_the_layouts_library_the_map_says_which_extra_it_needs(
     assert "Clusters" in done.made
 
 
+def test_tiles_say_one_source_and_one_space(tmp_path: Path) -> None:
+    with embedstore.open(vectors(tmp_path / "a.store")) as store:
+        info = store.info()
+    info = {**info, "origins": [{"scope": "x", "items": 1}], "fields": {"k": {"values": {"a": 1}, "more": False}}}
+    words = reports._overview(info, 1)
+    tiles = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", words))
+    assert {name: tiles.get(name) for name in ("item", "source", "metadata key", "space")} == dict.fromkeys(
+        ("item", "source", "metadata key", "space"), "1"
+    )
+    assert tiles["numbers an item"] == f"4 ({info['spaces'][0]['metric']})"
+    assert "1 item</span>" in words
+    tiles = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", reports._overview({**info, "origins": []}, 2)))
+    assert (tiles["items"], tiles["sources"]) == ("2", "0")
+
+
 def test_two_items(tmp_path: Path) -> None:
     with embedstore.open(vectors(tmp_path / "a.store", 2)) as store:
         done = report(store, tmp_path / "report.html")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from embedstore.errors import DiskFull, InvalidArgument
 from embedstore.query import sheet as sheets
-from embedstore.query.sheet import Row, fit, rows, save, sheet
+from embedstore.query.sheet import Row, blocks, fit, rows, save, sheet
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 ACCENT, GROUND, WHITE = (37, 99, 235), (243, 244, 246), (255, 255, 255)
@@ -89,6 +89,31 @@ def test_each_row_has_its_query_and_its_hits() -> None:
     assert [box[1] for box in reds] == [first[1]] * 3
     assert green[1] == second[1] > first[3]
     assert (first[0], reds[0][0]) == (second[0], green[0])
+
+
+def test_blocks_fill_a_sheet_about_as_wide_as_high_in_reading_order() -> None:
+    queries = [Row([plain(RED)] * (3 if i < 2 else 1), ["a"] * 3, plain(BLUE), f"q{i}\nkeep") for i in range(38)]
+    queries = [Row(row.pictures, row.captions[: len(row.pictures)], row.query, row.query_caption) for row in queries]
+    image = blocks(queries, tile=96)
+    assert image.width <= sheets.WIDEST
+    assert 0.8 < image.width / image.height < 1.25
+    first, hits = boxes(image, BLUE), boxes(image, RED)
+    assert len(first) == 38
+    assert len(hits) == 42
+    assert [box[1] for box in hits[:6]] == [first[0][1]] * 6, "the second stands beside the first"
+    assert first[0][0] < hits[0][0] < hits[2][2] < first[1][0] < hits[3][0]
+
+
+@pytest.mark.parametrize(("count", "hits"), [(0, 0), (1, 0), (1, 8), (2, 1), (60, 1)])
+def test_no_number_of_blocks_makes_a_sheet_wider_than_it_may_be_or_cuts_one_off(count: int, hits: int) -> None:
+    row = Row([plain(RED, 4, 4)] * hits, ["a"] * hits, plain(BLUE, 4, 4), "q\nkeep")
+    image = blocks([row] * count, tile=32, widest=300)
+    assert image.width <= max(300, 48 + 32 + 22 + hits * (32 + 14))
+    assert len(boxes(image, BLUE)) == count
+    assert len(boxes(image, RED)) == count * hits
+    assert image.height >= 48
+    if count == 2:
+        assert image.width >= image.height
 
 
 def test_a_hit_without_a_picture_gets_a_neutral_tile() -> None:

@@ -21,13 +21,17 @@ SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 #: Side of a picture's place, in pixels: 28-pixel pictures fit four times, 32-pixel ones too, 64-pixel ones twice.
 TILE = 128
 
+WIDEST = 1600  # px of a sheet that grows in both directions
+
 _INK, _FAINT, _PAPER = (31, 35, 40), (110, 118, 129), (255, 255, 255)
 _GROUND, _RULE, _ACCENT = (243, 244, 246), (222, 225, 230), (37, 99, 235)
 _Colour = tuple[int, int, int]
 _MARGIN, _GAP, _RADIUS = 24, 14, 6
-_TITLE, _TEXT, _SMALL = 20, 13, 12
+TEXT = 13  # px of a caption's first line
+_TITLE, _SMALL = 20, 12
 _LINE = 17  # from one line of a caption to the next
 _ASIDE = 22  # extra room that sets a query apart
+_APART = 44  # from one query with its hits to the next one beside it
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -108,10 +112,27 @@ def rows(queries: Sequence[Row], *, title: str | None = None, tile: int = TILE) 
     x = _MARGIN + tile + (_GAP + _ASIDE) // 2
     draw.line([(x, top - 4), (x, canvas.height - _MARGIN)], fill=_RULE, width=1)
     for row in queries:
-        _place(canvas, draw, (_MARGIN, top), row.query, row.query_caption or "", tile, None)
-        for rank, (picture, caption) in enumerate(zip(row.pictures, row.captions, strict=True)):
-            _place(canvas, draw, (_MARGIN + offset + rank * (tile + _GAP), top), picture, caption, tile, str(rank + 1))
+        _row(canvas, draw, (_MARGIN, top), row, tile)
         top += _pitch(tile, lines)
+    return canvas
+
+
+def blocks(queries: Sequence[Row], *, tile: int = TILE, widest: int = WIDEST) -> Image.Image:
+    """Several queries, each with its hits to the right, and beside and below each other like words in a text.
+
+    The sheet is about as wide as high, unless that were wider than ``widest`` or narrower than the longest of them.
+    """
+    for row in queries:
+        _check(row.pictures, row.captions, None, tile)
+    lines = _lines([text for row in queries for text in (*row.captions, row.query_caption or "")])
+    pitch = _pitch(tile, lines) + _GAP
+    places, (width, height) = _flowed([_row_width(row, tile) for row in queries], pitch, widest)
+    canvas, draw = _paper(width, height - 2 * _GAP)
+    for row, (x, y) in zip(queries, places, strict=True):
+        _row(canvas, draw, (x, y), row, tile)
+        if row.pictures:
+            middle = x + tile + (_GAP + _ASIDE) // 2
+            draw.line([(middle, y - 4), (middle, y + _pitch(tile, lines) - _GAP)], fill=_RULE, width=1)
     return canvas
 
 
@@ -191,7 +212,7 @@ def _font(size: int, name: str | None = None) -> _Font | None:
 @functools.lru_cache(maxsize=10_000)
 def _has(name: str | None, character: str) -> bool:
     """Whether a font draws this character otherwise than one that exists nowhere (U+FFFF)."""
-    font = _font(_TEXT, name)
+    font = _font(TEXT, name)
     return font is not None and bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
 
 
@@ -213,6 +234,28 @@ def _pitch(tile: int, lines: int) -> int:
     return tile + 6 + lines * _LINE + _GAP
 
 
+def _row_width(row: Row, tile: int) -> int:
+    return tile + (_ASIDE if row.pictures else 0) + len(row.pictures) * (tile + _GAP)
+
+
+def _flowed(widths: Sequence[int], pitch: int, widest: int) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Where blocks of these widths stand, and the size of their sheet: the narrowest that isn't higher than wide."""
+    least = 2 * _MARGIN + max(widths, default=0)
+    for limit in (*range(least, widest, 16), max(least, widest)):
+        places, right = [], least
+        x, y = _MARGIN, _MARGIN
+        for width in widths:
+            if x + width + _MARGIN > limit:
+                x, y = _MARGIN, y + pitch
+            places.append((x, y))
+            right = max(right, x + width + _MARGIN)
+            x += width + _APART
+        size = right, y + pitch + _MARGIN
+        if size[1] <= size[0]:
+            break
+    return places, size
+
+
 def _canvas(
     columns: int, count: int, offset: int, lines: int, title: str | None, tile: int, pitch: int | None = None
 ) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
@@ -220,15 +263,29 @@ def _canvas(
     top = _MARGIN + (_TITLE + 20 if title else 0)
     width = 2 * _MARGIN + offset + columns * (tile + _GAP) - _GAP
     height = top + count * (pitch or _pitch(tile, lines)) - _GAP + _MARGIN
+    canvas, draw = _paper(width, height)
+    if title:
+        write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE, _INK, width - 2 * _MARGIN)
+    return canvas, draw, top
+
+
+def _paper(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     if width * height > 200_000_000:
         raise InvalidArgument(
             f"a sheet of {width:,} x {height:,} pixels is too large: show fewer hits or smaller tiles"
         )
     canvas = Image.new("RGB", (width, height), _PAPER)
-    draw = ImageDraw.Draw(canvas)
-    if title:
-        write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE, _INK, width - 2 * _MARGIN)
-    return canvas, draw, top
+    return canvas, ImageDraw.Draw(canvas)
+
+
+def _row(canvas: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], row: Row, tile: int) -> None:
+    """A query, and its hits to the right."""
+    x, y = at
+    _place(canvas, draw, at, row.query, row.query_caption or "", tile, None)
+    x += tile + _GAP + _ASIDE
+    for rank, (picture, caption) in enumerate(zip(row.pictures, row.captions, strict=True), start=1):
+        _place(canvas, draw, (x, y), picture, caption, tile, str(rank))
+        x += tile + _GAP
 
 
 def _place(
@@ -253,10 +310,10 @@ def _place(
         canvas.paste(image, corner)
     y += tile + 6
     for number, line in enumerate(caption.split("\n")):
-        left, size = 0.0, _TEXT if number == 0 else _SMALL
+        left, size = 0.0, TEXT if number == 0 else _SMALL
         if rank is not None and number == 0:
-            write(draw, (x, y), rank, _TEXT, _ACCENT, tile)
-            left = ImageFont.load_default(_TEXT).getlength(rank) + 6
+            write(draw, (x, y), rank, TEXT, _ACCENT, tile)
+            left = ImageFont.load_default(TEXT).getlength(rank) + 6
         write(draw, (x + left, y), line, size, _INK if number == 0 else _FAINT, tile - left)
         y += _LINE
 

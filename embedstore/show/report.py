@@ -166,18 +166,19 @@ def _overview(info: dict[str, Any], count: int) -> str:
     """The numbers, and the metadata's values as bars."""
     space = next(one for one in info["spaces"] if one["default"])
     facts = [
-        ("items", f"{count:,}"),
+        (_named(count, "item"), f"{count:,}"),
         ("on disk", _size(info["bytes"]["total"])),
-        ("sources", f"{len(info['origins']):,}"),
-        ("metadata keys", f"{len(info['fields']):,}"),
+        (_named(len(info["origins"]), "source"), f"{len(info['origins']):,}"),
+        (_named(len(info["fields"]), "metadata key"), f"{len(info['fields']):,}"),
         ("encoder", markup.text(space["encoder"] or "none: vectors given")),
-        ("numbers an item", f"{space['dimension']:,}, {markup.text(space['metric'])}"),
-        ("spaces", f"{len(info['spaces']):,}"),
+        ("numbers an item", f"{space['dimension']:,} ({markup.text(space['metric'])})"),
+        (_named(len(info["spaces"]), "space"), f"{len(info['spaces']):,}"),
         ("made", markup.text(str(info["created"])[:10])),
     ]
     tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     origins = "".join(
-        f'<li><bdi class="id">{markup.text(one["scope"])}</bdi> <span class="soft">{one["items"]:,} items</span></li>'
+        f'<li><bdi class="id">{markup.text(one["scope"])}</bdi> '
+        f'<span class="soft">{one["items"]:,} {_named(one["items"], "item")}</span></li>'
         for one in info["origins"][:8]
     )
     more = len(info["origins"]) - 8
@@ -190,6 +191,11 @@ def _overview(info: dict[str, Any], count: int) -> str:
     if left > 0:
         metadata += f'<p class="soft">and {left:,} more keys</p>'
     return f'<dl class="tiles">{tiles}</dl>\n{sources}\n{metadata}\n'
+
+
+def _named(count: int, one: str) -> str:
+    """What so many are called."""
+    return one if count == 1 else f"{one}s"
 
 
 def _field(key: str, field: dict[str, Any], count: int) -> str:

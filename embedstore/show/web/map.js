@@ -14,7 +14,7 @@
     const data = JSON.parse(document.getElementById(root.dataset.source).textContent);
     const find = (name) => root.querySelector("." + name);
     const canvas = find("plot"), stage = find("stage"), tip = find("tip"), pin = find("pin"), where = find("where");
-    const context = canvas.getContext("2d", { alpha: false });
+    const context = canvas.getContext("2d");
     const xy = numbers(data.xy), count = xy.length / 2, index = Points.grid(xy);
     const fields = data.fields.map((field) => ({ ...field, codes: numbers(field.codes) }));
     const colourings = data.colourings.map((one) => ({ ...one, codes: numbers(one.codes) }));
