@@ -37,9 +37,9 @@ class Data:
 
 
 def recall(found: Any, truth: npt.NDArray[np.int64]) -> float:
-    """Mean share of the true neighbours found; where fewer than ten match, of those."""
-    pairs = zip(found, truth.tolist(), strict=True)
-    return float(np.mean([len({*ours} & {*right} - {-1}) / max(1, len({*right} - {-1})) for ours, right in pairs]))
+    """Mean share of the true neighbours found; where fewer than ten match, of those, and 1 where none does."""
+    pairs = [({*ours}, {*right} - {-1}) for ours, right in zip(found, truth.tolist(), strict=True)]
+    return float(np.mean([len(ours & right) / len(right) if right else 1.0 for ours, right in pairs]))
 
 
 def row(*cells: Any) -> None:
