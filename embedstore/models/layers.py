@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -92,26 +93,9 @@ def descend(
         title: of the bar.
         progress: a bar on stderr.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        _descend(parameters, loss, steps, rate, decay, title, progress)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _descend(
-    parameters: Sequence[nn.Parameter],
-    loss: Callable[[], Tensor],
-    steps: int,
-    rate: float,
-    decay: float,
-    title: str,
-    progress: bool,
-) -> None:
     optimizer = torch.optim.AdamW(parameters, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    with Progress(title, steps, progress, "steps") as bar:
+    with _one_thread(), Progress(title, steps, progress, "steps") as bar:
         for _ in range(steps):
             value = loss()
             optimizer.zero_grad(set_to_none=True)
@@ -119,3 +103,13 @@ def _descend(
             optimizer.step()
             schedule.step()
             bar.advance()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
