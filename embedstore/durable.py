@@ -67,6 +67,31 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def only_one(directory: Path, seconds: float = 0.0) -> Iterator[bool]:
+    """Whether no other thread or process is within such a block for this directory, after waiting so long for it.
+
+    The lock is on the directory itself, so that it needs no file; the kernel drops it when its holder dies.
+    """
+    with writing(directory):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    deadline = time.monotonic() + seconds
+    try:
+        while not (taken := _try_lock(descriptor)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield taken
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class WriteLock:
     """The one writer's lock: ``flock`` on ``LOCK``, which the kernel drops when its holder dies.
 

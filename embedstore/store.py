@@ -23,14 +23,15 @@ from embedstore.ingest.pipeline import Target
 from embedstore.ingest.spaces import FitOptions
 from embedstore.metadata import items
 from embedstore.metadata.catalog import Space
-from embedstore.query import recall as recall_measure
 from embedstore.query.resolve import ItemRef, as_pictures, is_single, one_picture, resolve, row_of, vectors_of_rows
 from embedstore.query.search import Searcher
 from embedstore.show.verbs import ShowVerbs
-from embedstore.truth import backup, compact, layout, opening, pictures, tiers
+from embedstore.truth import layout, opening, pictures
+from embedstore.truth.building import Builder
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.truth.writer import Writer
 from embedstore.types import AddReport, Encoder, Item, Latent, Metadata, Metric, Vectors
+from embedstore.upkeep import UpkeepVerbs
 from embedstore.validate import as_vectors, check_k, check_recall, deletable
 
 if TYPE_CHECKING:
@@ -38,11 +39,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from embedstore.check import VerifyReport
-    from embedstore.export import Exported
     from embedstore.query.hits import Hits
-    from embedstore.query.recall import RecallReport
-    from embedstore.truth.compact import CompactReport
 
 
 def create(path: str | os.PathLike[str], *, recall: float = 0.99, factory: str | None = None, seed: int = 0) -> Store:
@@ -71,7 +68,7 @@ def open(path: str | os.PathLike[str], *, read_only: bool = False) -> Store:
     return Store(Path(path), read_only=read_only)
 
 
-class Store(LatentVerbs, ShowVerbs):
+class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
     """An open store. Searches may come from several threads; close it, or use it as a context manager."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -83,6 +80,7 @@ class Store(LatentVerbs, ShowVerbs):
         self._settings = settings
         self._snapshots = Snapshots(path, self._database)
         self._writer = Writer(path, self._database, self.config)
+        self._builder = Builder(self._writer, self._snapshots)
         self._searcher = Searcher(path, self._database, self._snapshots)
         self._encoders = Encoders(path / layout.MODELS)
         self._spaces = Spaces(self._database, self._searcher, self._encoders)
@@ -136,7 +134,14 @@ class Store(LatentVerbs, ShowVerbs):
 
         self._open()
         shared = self._writer, self._snapshots, self._encoder
-        return ingest_source(*shared, source, options, reader_options, prune=prune, progress=progress)
+        report = ingest_source(*shared, source, options, reader_options, prune=prune, progress=progress)
+        if prune is None:
+            self._builder.later()
+        else:
+            start = time.perf_counter()
+            if self._builder.now(check=True, progress=progress):
+                report.seconds["build"] = time.perf_counter() - start
+        return report
 
     def add_vectors(
         self,
@@ -147,9 +152,10 @@ class Store(LatentVerbs, ShowVerbs):
         sources: Sequence[str | None] | None = None,
         metric: str | Metric | None = None,
         encoder: str = "",
-        progress: bool = False,
     ) -> AddReport:
         """Add precomputed vectors, durable when this returns; known ids are replaced.
+
+        The index over them is built behind the caller's back (see ``build``); until then they are searched exactly.
 
         Args:
             ids: one a vector; of an id that comes twice, the later vector is kept.
@@ -158,7 +164,6 @@ class Store(LatentVerbs, ShowVerbs):
             sources: one a vector: where it came from.
             metric: 'l2', 'cosine' or 'ip', on first use (default l2).
             encoder: fingerprint of the space's encoder, where it has one: latents of another don't belong here.
-            progress: bars on stderr while an index is built.
 
         Returns:
             What was added; vectors with NaN, infinity, or zero under cosine are listed as failures.
@@ -168,7 +173,7 @@ class Store(LatentVerbs, ShowVerbs):
         vector_ingest.check_columns(ids, array, metadata, sources)  # before a first call fixes the dimension
         space = spaces.for_vectors(self._writer, self._snapshots, array.shape[1], metric, encoder, array)
         report = vector_ingest.add_vectors(self._target(space), ids, array, metadata, sources)
-        self._build(report, check=False, progress=progress)
+        self._builder.later()
         return report
 
     def update(self, id: str, *, metadata: Metadata | None = None, picture: Any = None, vector: Any = None) -> None:
@@ -294,65 +299,12 @@ class Store(LatentVerbs, ShowVerbs):
         )
         return hits[0] if asked.single else hits
 
-    def recall(
-        self,
-        k: int = 10,
-        *,
-        sample: int = 500,
-        where: str | None = None,
-        recall: float | None = None,
-        space: str | None = None,
-    ) -> RecallReport:
-        """Measure recall@k of searches (under a filter) against exact ones, on a sample of the store's own vectors."""
-        check_recall(recall)
-        view, k = self._view(space), check_k(k)
-        return recall_measure.measure(self._searcher, view, self.config, k, sample, where=where, recall=recall)
-
-    def info(self) -> dict[str, Any]:
-        """What is in the store: items, spaces, index, metadata keys, sizes on disk."""
-        self._open()
-        return describe.store(self.path, self._database, self._snapshots.current(), self._settings)
-
-    def verify(self, *, progress: bool = False) -> VerifyReport:
-        """Check every byte and row against what was committed; changes nothing."""
-        self._open()
-        from embedstore import check  # here and below: a process that asks one question shouldn't wait for this
-
-        return check.verify(self.path, self._database, progress=progress)
-
-    def compact(self, *, progress: bool = False) -> CompactReport:
-        """Rewrite segments without deleted rows, sweep files that no row names, and build the index anew where due."""
-        self._open()
-        report = compact.compact(self._writer, progress=progress)
-        tiers.ensure(self._writer, self._snapshots, check=True, progress=progress)
-        return report
-
-    def backup(self, path: str | os.PathLike[str], *, progress: bool = False) -> int:
-        """Copy the newest commit to a new directory, itself a store. Returns its bytes."""
-        self._open()
-        return backup.backup(self._writer, Path(path), progress=progress)
-
-    def export(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        format: str | None = None,
-        where: str | None = None,
-        vectors: bool = True,
-        space: str | None = None,
-        progress: bool = False,
-    ) -> Exported:
-        """Write items of one commit to .jsonl, .csv, .parquet, .npz, or a folder of pictures (see docs/export.md)."""
-        self._open()
-        from embedstore import export
-        from embedstore.query import records
-
-        shared = self._searcher, self._database, self._snapshots
-        found = records.stream(*shared, matching=where, space=space, vectors=vectors, progress=progress)
-        return export.export(found.records, Path(path), format, keys=found.keys, dimension=found.dimension)
-
     def close(self) -> None:
-        """Close the store; snapshots' memory maps live on while an answer still holds one."""
+        """Close the store, when the index over what was added has been built.
+
+        Snapshots' memory maps live on while an answer still holds one.
+        """
+        self._builder.settle()
         self._closed = True
         self._snapshots.close()
         self._database.close()
@@ -365,6 +317,8 @@ class Store(LatentVerbs, ShowVerbs):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._builder.stop()
         self.close()
 
     def __repr__(self) -> str:
@@ -393,8 +347,3 @@ class Store(LatentVerbs, ShowVerbs):
 
     def _encoder(self, space: Space) -> Encoder:
         return self._encoders.get(space.encoder, space.fingerprint)
-
-    def _build(self, report: AddReport, *, check: bool, progress: bool) -> None:
-        start = time.perf_counter()
-        if tiers.ensure(self._writer, self._snapshots, check=check, progress=progress):
-            report.seconds["build"] = time.perf_counter() - start

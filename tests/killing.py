@@ -45,19 +45,19 @@ def apply(items: Items, operation: dict[str, Any]) -> Items:
 
 
 def work(path: Path, log: Path, items: Items, seed: int) -> None:
-    """Add, delete and compact until killed; each operation is written down before, and acknowledged after."""
+    """Add, delete, build and compact until killed; each operation is written down before, and acknowledged after."""
     chance = random.Random(seed)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     with embedstore.open(path) as store:
         while True:
-            kind = chance.choices(["add", "delete", "compact"], [6, 3, 1])[0]
+            kind = chance.choices(["add", "delete", "build", "compact"], [6, 3, 3, 1])[0]
             if kind == "add":
                 new = {f"item {chance.randrange(60)}": chance.randrange(10**6) for _ in range(chance.randrange(1, 9))}
                 operation: dict[str, Any] = {"do": "add", "items": new}
             elif kind == "delete":
                 operation = {"do": "delete", "ids": chance.sample(sorted(items), min(len(items), 4))}
             else:
-                operation = {"do": "compact"}
+                operation = {"do": kind}
             os.write(descriptor, json.dumps(operation).encode() + b"\n")
             if kind == "add":
                 store.add_vectors(
@@ -65,6 +65,8 @@ def work(path: Path, log: Path, items: Items, seed: int) -> None:
                 )
             elif kind == "delete":
                 store.delete(operation["ids"])
+            elif kind == "build":
+                store.build()
             else:
                 store.compact()
             items = apply(items, operation)

@@ -50,8 +50,9 @@ def filled(path: Path, batches: int = 3, rows: int = 30, **config: Any) -> Oracl
 
 
 def add(store: Store, oracle: Oracle, ids: list[str], rows: np.ndarray) -> None:
-    """Add to both."""
+    """Add to both, and build the tiers that are due."""
     store.add_vectors(ids, rows, [{"n": i} for i in range(len(ids))])
+    store.build()
     for i, (name, row) in enumerate(zip(ids, rows, strict=True)):
         oracle.put(name, row, {"n": i})
 

@@ -22,7 +22,7 @@ RANKS = {
     4: ["ingest", "query", "check", "describe"],
     5: ["compute"],
     6: ["explore"],
-    7: ["show"],
+    7: ["show", "upkeep"],
     8: ["store"],
     9: ["cli"],
 }

@@ -47,6 +47,7 @@ def test_a_store_of_bytes_answers_as_brute_force_does(tmp_path: Path, factory: s
     with Store(tmp_path / "bytes.store") as store:
         ids = [str(i) for i in range(4000)]
         store.add_vectors(ids[:3950], BYTES[:3950], [{"even": i % 2 == 0} for i in range(3950)])
+        store.build()
         store.add_vectors(ids[3950:], BYTES[3950:] + np.float32(0.25))  # the tail is none
         store.delete(ids[5:3950:400])
     with Store(tmp_path / "bytes.store") as store:
@@ -77,6 +78,7 @@ def test_more_neighbours_than_there_are_leave_the_rest_out(tmp_path: Path) -> No
     opening.create(tmp_path / "bytes.store", StoreConfig(factory="HNSW16,SQ8", tail_floats=10 * D))
     with Store(tmp_path / "bytes.store") as store:
         store.add_vectors([str(i) for i in range(30)], BYTES[:30])
+        store.build()
         store._searcher.engine.load(store._view(None))
         assert len(store.search(BYTES[0], 50).ids) == 30
         assert [len(hits.ids) for hits in store.search(BYTES[:3], 50)] == [30] * 3

@@ -212,7 +212,7 @@ def test_one_broken_vector_does_not_blur_the_codes_of_the_others(base: Array) ->
 
 
 @pytest.mark.parametrize(
-    ("n", "d", "expected"), [(2000, 784, None), (60_000, 784, "HNSW32,SQ8"), (1_000_000, 64, "IVF4096,SQ8")]
+    ("n", "d", "expected"), [(2000, 784, None), (60_000, 784, "HNSW32,SQ8"), (1_000_000, 64, "IVF2048,SQ8")]
 )
 def test_the_type_follows_the_size(n: int, d: int, expected: str | None) -> None:
     assert build.choose(n, d, Metric.L2) == expected

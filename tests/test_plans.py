@@ -61,6 +61,7 @@ def make(path: Path, factory: str, metric: str = "l2") -> Path:
     with Store(path) as store:
         ids = [f"i{i}" for i in range(COUNT + TAIL)]
         store.add_vectors(ids[:COUNT], LATENTS[:COUNT], METADATA[:COUNT], metric=metric)
+        store.build()
         store.add_vectors(ids[COUNT:], LATENTS[COUNT:], METADATA[COUNT:])
         store.delete([f"i{i}" for i in GONE])
     return path

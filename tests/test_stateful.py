@@ -88,6 +88,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.oracle.put(name, old if vector is None else vector, {**before, **data})
 
     @rule()
+    def build(self) -> None:
+        self.store.build()
+
+    @rule()
     def compact(self) -> None:
         self.store.compact()
 

@@ -252,6 +252,7 @@ def test_a_build_removes_what_no_row_names_and_nothing_of_others(path: Path) -> 
         for name in ("000098.faiss", "notes.txt"):
             (path / "tiers" / name).write_text("something")
         store.add_vectors([str(i) for i in range(30)], vectors(30))
+        store.build()
         assert sorted(file.name for file in (path / "tiers").iterdir() if file.suffix != ".faiss") == ["notes.txt"]
         assert "000098.faiss" not in [file.name for file in tier_files(path)]
 

@@ -55,7 +55,21 @@ def search_parameters(index: Any, value: int, selector: Any = None) -> Any:
 
     The object may be shared by threads: a search only reads it. It keeps ``selector`` alive.
     """
-    core = inner(index)
+    parameters = inner_parameters(inner(index), value, selector)
+    index = faiss.downcast_index(index)
+    depth = 0
+    while isinstance(index, faiss.IndexPreTransform):
+        index, depth = faiss.downcast_index(index.index), depth + 1
+    for _ in range(depth):
+        outer = faiss.SearchParametersPreTransform()
+        outer.index_params = parameters
+        outer.inner = parameters  # again a bare pointer
+        parameters = outer
+    return parameters
+
+
+def inner_parameters(core: Any, value: int, selector: Any = None) -> Any:
+    """The same for what `inner` returns, without what is around it."""
     if isinstance(core, faiss.IndexHNSW):
         parameters = faiss.SearchParametersHNSW()
         parameters.efSearch = value
@@ -69,13 +83,4 @@ def search_parameters(index: Any, value: int, selector: Any = None) -> Any:
     if selector is not None:
         parameters.sel = selector
         parameters.selector = selector  # SWIG holds a bare pointer: this reference keeps the object alive
-    index = faiss.downcast_index(index)
-    depth = 0
-    while isinstance(index, faiss.IndexPreTransform):
-        index, depth = faiss.downcast_index(index.index), depth + 1
-    for _ in range(depth):
-        outer = faiss.SearchParametersPreTransform()
-        outer.index_params = parameters
-        outer.inner = parameters  # again a bare pointer
-        parameters = outer
     return parameters

@@ -78,6 +78,7 @@ class Part:
         selector: FAISS's view of it; None where all rows are selected.
         parameters: for whoever searches, by the value of its parameter.
         mask: uint8 (n,) over the tier's rows.
+        lists: selected rows in each inverted list, where the index has them.
         packed: an index of the selected rows alone, once one was made; False where none can be.
     """
 
@@ -93,6 +94,7 @@ class Part:
             self.selector = faiss.IDSelectorBitmap(len(self._bits), _ptr(self._bits))
         self.parameters: dict[Any, Any] = {}
         self.packed: Any = None
+        self.lists: Any = None
 
     @property
     def rows(self) -> Positions:

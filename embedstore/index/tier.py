@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.index import bytewise, knobs
+from embedstore.index import bytewise, inverted, knobs
 from embedstore.index.bindings import faiss
 from embedstore.index.exact import Positions, norms
 from embedstore.index.packed import pack
@@ -16,6 +17,7 @@ from embedstore.index.selection import Part
 from embedstore.index.tune import Tuned, parameter_for, widened
 from embedstore.types import Metric, Vectors
 
+T = TypeVar("T")
 _ptr = faiss.swig_ptr
 #: What a step of a graph's search and a row of packed codes take, in nanoseconds, and more for each byte of a code.
 _STEP_NS, _STEP_BYTE_NS = 1_000.0, 4.0
@@ -45,9 +47,11 @@ class Tier:
     count: int = field(init=False)
     _limit: int = field(init=False, repr=False)
     _is_graph: bool = field(init=False, repr=False)
+    _is_inverted: bool = field(init=False, repr=False)
     _parameters: dict[int, Any] = field(default_factory=dict, repr=False)
     _settings: dict[tuple[int, float | None], tuple[int, int]] = field(default_factory=dict, repr=False)
     _refined: Any = field(default=None, repr=False)
+    _lists: list[Any] = field(default_factory=list, repr=False)
     _factors: dict[tuple[int, float | None], Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +59,7 @@ class Tier:
         object.__setattr__(self, "_limit", knobs.limit(self.index))
         if self.held is not None:
             object.__setattr__(self, "_refined", faiss.IndexRefine(self.index, self.held))
+        object.__setattr__(self, "_is_inverted", isinstance(knobs.inner(self.index), faiss.IndexIVF))
         object.__setattr__(self, "_is_graph", isinstance(knobs.inner(self.index), faiss.IndexHNSW))
 
     def nearest(
@@ -118,12 +123,24 @@ class Tier:
             labels = self._labels(queries, width, value, self._parameters, None)
         elif self._is_graph:
             labels, value = self._of_graph(queries, width, value, part)
-        else:  # as many *selected* rows as the tuned value looks at rows
-            value = min(int(value / max(part.share, 1e-3)), self._limit)
+        elif not self._is_inverted:
             labels = self._labels(queries, width, value, part.parameters, part.selector)
+        else:  # as many *selected* rows as the tuned value looks at rows
+            if part.lists is None:
+                part.lists = inverted.counts(self.index, self._list_numbers(), part)
+            wanted = value * self.count / self._limit
+            labels, value = _alone(
+                len(queries), lambda: inverted.search(self.index, queries, width, part, part.lists, wanted)
+            )
         if self.first:
             np.add(labels, self.first, out=labels, where=labels >= 0)
         return labels, {"candidates": width, "parameter": value}
+
+    def _list_numbers(self) -> npt.NDArray[np.int32]:
+        if not self._lists:
+            self._lists.append(inverted.numbers(self.index))
+        found: npt.NDArray[np.int32] = self._lists[0]
+        return found
 
     def _labels(self, queries: Vectors, width: int, value: int, known: dict[int, Any], selector: Any) -> Positions:
         parameters = known.get(value)
@@ -210,13 +227,18 @@ def _searched(index: Any, queries: Vectors, width: int, parameters: Any) -> tupl
     """
     values = np.empty((len(queries), width), dtype=np.float32)
     labels = np.empty((len(queries), width), dtype=np.int64)
-    threads = faiss.omp_get_max_threads() if len(queries) == 1 else 1
+    arguments = len(queries), _ptr(queries), width, _ptr(values), _ptr(labels), parameters
+    _alone(len(queries), lambda: index.search_c(*arguments))
+    return values, labels
+
+
+def _alone(count: int, task: Callable[[], T]) -> T:
+    """Do a task for so many queries: for one, in one thread."""
+    threads = faiss.omp_get_max_threads() if count == 1 else 1
     if threads == 1:
-        index.search_c(len(queries), _ptr(queries), width, _ptr(values), _ptr(labels), parameters)
-        return values, labels
+        return task()
     faiss.omp_set_num_threads(1)  # of the calling thread alone
     try:
-        index.search_c(1, _ptr(queries), width, _ptr(values), _ptr(labels), parameters)
+        return task()
     finally:
         faiss.omp_set_num_threads(threads)
-    return values, labels

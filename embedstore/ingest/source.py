@@ -1,8 +1,7 @@
-"""One source, from the first look at it to the index built over it."""
+"""One source, from the first look at it to its last commit."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,6 @@ from embedstore.metadata.catalog import Space
 from embedstore.models.weights import read_config
 from embedstore.readers.open import open_reader
 from embedstore.readers.pieces import reduce_to
-from embedstore.truth import tiers
 from embedstore.truth.layout import MODELS
 from embedstore.truth.snapshot import Snapshots
 from embedstore.truth.writer import Writer
@@ -37,7 +35,7 @@ def ingest_source(
     prune: bool | None,
     progress: bool,
 ) -> AddReport:
-    """Read a source, make a space for it where there is none, commit what is new, build what is due.
+    """Read a source, make a space for it where there is none, commit what is new.
 
     Args:
         writer: of the store.
@@ -75,9 +73,6 @@ def ingest_source(
             target = Target(writer, snapshots, space, lambda: encoder_of(space))
             pipeline.ingest(target, reader, report, prune=prune, progress=progress)
             report.notes[:0] = getattr(reader, "notes", [])
-            start = time.perf_counter()
-            if tiers.ensure(writer, snapshots, check=prune is not None, progress=progress):
-                report.seconds["build"] = time.perf_counter() - start
     finally:
         reader.close()
     return report

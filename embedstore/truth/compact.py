@@ -44,8 +44,10 @@ def compact(writer: Writer, *, progress: bool = False) -> CompactReport:
 
     Raises:
         StoreDamaged: a batch differs from what was committed; nothing is changed.
+        StoreBusy: another process is building the index.
     """
-    with writer.locked("compacting"):
+    writer.check_writable()
+    with writer.building(), writer.locked("compacting"):
         before = _size(writer.directory)
         with writer.database.read() as connection:
             dropped = catalog.count_tombstones(connection)

@@ -7,8 +7,8 @@ leaves bytes behind the committed ends, which the next append overwrites; a cras
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.config import StoreConfig
-from embedstore.durable import WriteLock
-from embedstore.errors import EncoderMismatch, StoreReadOnly
+from embedstore.durable import WriteLock, only_one, writing
+from embedstore.errors import EncoderMismatch, StoreBusy, StoreReadOnly
 from embedstore.metadata import catalog, items, runs
 from embedstore.metadata.catalog import Segment, Space, State
 from embedstore.metadata.database import Database
-from embedstore.truth.layout import LOCK, SEGMENTS, segment_name
+from embedstore.truth.layout import LOCK, SEGMENTS, TIERS, segment_name
 from embedstore.truth.placing import Placing
 from embedstore.types import Metric, Vectors
 from embedstore.validate import check_dimension
@@ -88,13 +88,40 @@ class Writer:
         self.database = database
         self.config = config
         self._placing = Placing(directory)
-        self.appended = 0  # vectors, since the tiers were looked at (see tiers.ensure)
+        self.appended = 0  # vectors, since the tiers were looked at (see building)
         self._lock = WriteLock(directory / LOCK, config.lock_seconds)
 
     def locked(self, purpose: str) -> AbstractContextManager[None]:
         """Hold the one writer's lock for a block: several commits without another writer in between."""
         self.check_writable()
         return self._lock.held(purpose)
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Be the only one who makes tiers for a block: other writers may go on.
+
+        Raises:
+            StoreBusy: another process has been at it for longer than the store's patience.
+        """
+        with self._building(self.config.lock_seconds) as alone:
+            if not alone:
+                raise StoreBusy(
+                    f"the index of {self.directory} is being built by another process: wait for it to end, or stop it"
+                )
+            yield
+
+    def try_building(self) -> AbstractContextManager[bool]:
+        """The same without waiting: whether nobody else is at it."""
+        return self._building(0.0)
+
+    @contextmanager
+    def _building(self, seconds: float) -> Iterator[bool]:
+        self.check_writable()
+        folder = self.directory / TIERS
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+        with only_one(folder, seconds) as alone:
+            yield alone
 
     def check_writable(self) -> None:
         """Raise StoreReadOnly where the store was opened for reading, before long work is done for nothing."""

@@ -1,0 +1,107 @@
+"""The store's verbs for keeping it well and knowing what it is: the part of the facade that asks truth and measures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedstore import describe
+from embedstore.query import recall as recall_measure
+from embedstore.truth import backup, compact
+from embedstore.validate import check_k, check_recall
+
+if TYPE_CHECKING:
+    from embedstore.check import VerifyReport
+    from embedstore.config import StoreConfig
+    from embedstore.export import Exported
+    from embedstore.metadata.database import Database
+    from embedstore.query.recall import RecallReport
+    from embedstore.query.search import Searcher
+    from embedstore.truth.building import Builder
+    from embedstore.truth.compact import CompactReport
+    from embedstore.truth.snapshot import Snapshots, SpaceView
+    from embedstore.truth.writer import Writer
+
+
+class UpkeepVerbs:
+    """Measuring, checking, compacting, copying. `Store` has what they need."""
+
+    path: Path
+    config: StoreConfig
+    _settings: dict[str, Any]
+    _database: Database
+    _snapshots: Snapshots
+    _writer: Writer
+    _builder: Builder
+    _searcher: Searcher
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _view(self, space: str | None = None) -> SpaceView:
+        raise NotImplementedError
+
+    def recall(
+        self,
+        k: int = 10,
+        *,
+        sample: int = 500,
+        where: str | None = None,
+        recall: float | None = None,
+        space: str | None = None,
+    ) -> RecallReport:
+        """Measure recall@k of searches (under a filter) against exact ones, on a sample of the store's own vectors."""
+        check_recall(recall)
+        view, k = self._view(space), check_k(k)
+        return recall_measure.measure(self._searcher, view, self.config, k, sample, where=where, recall=recall)
+
+    def info(self) -> dict[str, Any]:
+        """What is in the store: items, spaces, index, metadata keys, sizes on disk."""
+        self._open()
+        return describe.store(self.path, self._database, self._snapshots.current(), self._settings)
+
+    def verify(self, *, progress: bool = False) -> VerifyReport:
+        """Check every byte and row against what was committed; changes nothing."""
+        self._open()
+        from embedstore import check  # here and below: a process that asks one question shouldn't wait for this
+
+        return check.verify(self.path, self._database, progress=progress)
+
+    def compact(self, *, progress: bool = False) -> CompactReport:
+        """Rewrite segments without deleted rows, sweep files that no row names, and merge the index's tiers."""
+        self._open()
+        self._builder.stop(60.0)  # what it builds would be void
+        report = compact.compact(self._writer, progress=progress)
+        self._builder.now(check=True, merge=True, progress=progress)
+        return report
+
+    def build(self, *, progress: bool = False) -> int:
+        """Build the index over what was added, now, instead of behind the caller's back. Returns how many tiers."""
+        self._open()
+        return self._builder.now(progress=progress)
+
+    def backup(self, path: str | os.PathLike[str], *, progress: bool = False) -> int:
+        """Copy the newest commit to a new directory, itself a store. Returns its bytes."""
+        self._open()
+        self._builder.settle()
+        return backup.backup(self._writer, Path(path), progress=progress)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,
+        where: str | None = None,
+        vectors: bool = True,
+        space: str | None = None,
+        progress: bool = False,
+    ) -> Exported:
+        """Write items of one commit to .jsonl, .csv, .parquet, .npz, or a folder of pictures (see docs/export.md)."""
+        self._open()
+        from embedstore import export
+        from embedstore.query import records
+
+        shared = self._searcher, self._database, self._snapshots
+        found = records.stream(*shared, matching=where, space=space, vectors=vectors, progress=progress)
+        return export.export(found.records, Path(path), format, keys=found.keys, dimension=found.dimension)
