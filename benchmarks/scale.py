@@ -74,7 +74,7 @@ def import_(maker: Maker, path: Path, rows: int) -> None:
             store.add_vectors([f"i{first + i}" for i in range(len(vectors))], vectors, metadata)
             seconds += time.perf_counter() - start
         start = time.perf_counter()
-        store.compact()
+        store.build()
         sealed = time.perf_counter() - start
         factory = [tier.factory for tier in store._view(None).tiers]
     raw, rows_only = _raw(maker, path, rows, factory[0] if factory else "Flat"), _sqlite(maker, path.parent, rows)

@@ -40,9 +40,10 @@ Watch: TypeAlias = "Callable[[], int] | None"
 _MERGE_RATIO = 2
 _TUNING_QUERIES = 1000
 _TUNING_K = 10
-#: Seconds without an add after which a build begins behind it. A build for every block of a bulk load would do the
-#: work several times, and slow the load down; meanwhile what isn't covered is searched exactly.
-_QUIET = 0.5
+#: Seconds without an add after which a build begins behind it, at least; and as many times the pause before the last
+#: add. A build for every block of a bulk load would do the work several times, and slow the load down; meanwhile what
+#: isn't covered is searched exactly.
+_QUIET, _PAUSES = 0.5, 3.0
 #: Seconds after which it begins although adds go on.
 _PATIENCE = 60.0
 _AT_EXIT = 60.0  # seconds that a process waits in the end for a step of a build
@@ -106,15 +107,19 @@ class Builder:
         self._lock = threading.Lock()  # of the fields below
         self._thread: threading.Thread | None = None
         self._asked = 0.0  # when somebody last appended
+        self._quiet = _QUIET
         self._hurry = threading.Event()  # somebody waits for the build
         self._stop = threading.Event()
 
     def later(self) -> None:
         """Build what is due once no more is added for a moment. Returns at once."""
+        now = time.monotonic()
+        with self._lock:
+            self._quiet = max(_QUIET, _PAUSES * (now - self._asked))
+            self._asked = now
         if not _may_be_due(self._writer, self._snapshots):
             return
         with self._lock:
-            self._asked = time.monotonic()
             if self._thread is None:
                 self._stop.clear()
                 self._hurry.clear()
@@ -168,7 +173,7 @@ class Builder:
             due_since = time.monotonic()
             while not self._hurry.is_set():
                 now = time.monotonic()
-                rest = min(self._asked + _QUIET, due_since + _PATIENCE) - now
+                rest = min(self._asked + self._quiet, due_since + _PATIENCE) - now
                 if rest <= 0:
                     break
                 self._hurry.wait(rest)
