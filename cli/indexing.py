@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from embedstore.cli import output
-from embedstore.cli.options import bars, example, json_option, progress_option, store_argument
+from embedstore.cli.options import Bytes, bars, example, json_option, progress_option, store_argument
 from embedstore.errors import InvalidArgument
 from embedstore.types import AddReport, Metric, Reader
 
@@ -43,6 +43,12 @@ _REMOVED_SHOWN = 5
 @click.option(
     "--factory", metavar="TEXT", help="FAISS factory string for a new store's index, e.g. HNSW32; default: by size."
 )
+@click.option(
+    "--memory",
+    type=Bytes(),
+    metavar="SIZE",
+    help="What a process that searches a new store may take, e.g. 2G: indexes are chosen to keep to it.",
+)
 @click.option("--vectors", is_flag=True, help="The source's arrays are vectors, not pictures.")
 @click.option("--reader", "kind", metavar="NAME", help="Read SOURCE as folder, idx, arrays, table, or a plugin's kind.")
 @click.option("--key", metavar="NAME", help="Array to read from an .npz.")
@@ -73,6 +79,7 @@ def index(
     metric: str | None,
     recall: float | None,
     factory: str | None,
+    memory: int | None,
     vectors: bool,
     no_labels: bool,
     progress: bool | None,
@@ -91,7 +98,7 @@ def index(
         reader_options["vectors"] = True
     if no_labels:
         reader_options["labels"] = False
-    settings = {"recall": recall, "factory": factory, "seed": seed}
+    settings = {"recall": recall, "factory": factory, "memory": memory, "seed": seed}
     from embedstore.ingest.spaces import FitOptions
 
     FitOptions(encoder, dimension, image_size, fit_minutes, metric=metric).check()
@@ -169,10 +176,9 @@ def _check_metric(reader: Reader, metric: str) -> None:
 def _refuse(store: Store, name: str) -> NoReturn:
     """Raise InvalidArgument for what was settled when the store was made, and is given differently now."""
     kept = getattr(store.config, name)
-    raise InvalidArgument(
-        f"{store.path} was made with {name} {'by size' if kept is None else kept}, which stays: "
-        f"leave --{name} out, or make another store"
-    )
+    said = kept if kept is not None else "by size" if name == "factory" else "without a bound"
+    way = "`embedstore tune` changes it" if name in ("memory", "recall", "factory") else "make another store"
+    raise InvalidArgument(f"{store.path} was made with {name} {said}, which stays: leave --{name} out; {way}")
 
 
 def _placed(store: Store, encoder: str) -> str:

@@ -36,6 +36,7 @@ COMMANDS = {
     "export": "embedstore.cli.exporting:export",
     "info": "embedstore.cli.upkeep:info",
     "recall": "embedstore.cli.upkeep:recall",
+    "tune": "embedstore.cli.upkeep:tune",
     "verify": "embedstore.cli.upkeep:verify",
     "compact": "embedstore.cli.upkeep:compact",
     "backup": "embedstore.cli.upkeep:backup",
@@ -45,6 +46,7 @@ COMMANDS = {
 _KEPT = {
     "index": "everything acknowledged is kept; the same command goes on from there",
     "compact": "nothing is lost; the same command starts again",
+    "tune": "the store is as it was; the same command starts again",
     "delete": "either all of it is deleted or nothing",
     "update": "the item is changed as a whole or not at all",
     "cluster": "a clustering is stored whole or not at all; `embedstore cluster list STORE` says which there are",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,18 @@ file_type = click.Path(path_type=Path)
 progress_option = click.option(
     "--progress/--no-progress", default=None, help="Bars on stderr (default: where stderr is a terminal)."
 )
+
+
+class Bytes(click.ParamType[int]):
+    """An amount of memory: 500M, 2G, 1.5GB, or bytes."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
+        if found is None or float(found[1]) == 0:
+            self.fail(f"{value!r} is no amount of memory: write 500M or 2G", param, ctx)
+        return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
 def output_option(help: str, *, required: bool = False) -> Callable[[F], F]:

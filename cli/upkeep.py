@@ -1,4 +1,4 @@
-"""``embedstore info``, ``recall``, ``verify``, ``compact``, ``backup``: what a store is, and keeping it well."""
+"""``embedstore info``, ``recall``, ``tune``, ``verify``, ``compact``, ``backup``: knowing a store, and keeping it well."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from embedstore.cli import output
-from embedstore.cli.options import bars, example, json_option, k_option, progress_option, store_argument
+from embedstore.cli.options import Bytes, bars, example, json_option, k_option, progress_option, store_argument
 
 _VALUES_WIDTH = 60
 
@@ -174,6 +174,61 @@ def compact(store: Path, progress: bool | None, as_json: bool) -> None:
             f"{report.dropped:,} deleted rows dropped, {report.swept:,} leftover files swept, "
             f"{output.size(report.freed)} freed"
         )
+
+
+@click.command()
+@store_argument
+@click.option("--memory", type=Bytes(), metavar="SIZE", help="What a process that searches may take, e.g. 500M or 2G.")
+@click.option("--recall", "aim", type=float, metavar="R", help="Recall@10 to reach (default: the store's).")
+@click.option(
+    "--rows", type=int, default=1_000_000, show_default=True, metavar="N", help="Vectors to measure with, at most."
+)
+@click.option("--dry-run", is_flag=True, help="Only measure: leave the store as it is.")
+@progress_option
+@json_option
+@example("embedstore tune fashion.store\nembedstore tune fashion.store --memory 500M --recall 0.95")
+def tune(
+    store: Path,
+    memory: int | None,
+    aim: float | None,
+    rows: int,
+    dry_run: bool,
+    progress: bool | None,
+    as_json: bool,
+) -> int:
+    """Find the index that suits STORE best, and build it.
+
+    Several kinds are built over the store's own vectors and measured: the fastest that reaches the recall within the
+    memory is taken, and stays the kind for what is added later.
+    """
+    import embedstore
+
+    with embedstore.open(store, read_only=dry_run) as opened:
+        report = opened.tune(memory=memory, recall=aim, rows=rows, apply=not dry_run, progress=bars(progress))
+    if as_json:
+        output.emit(asdict(report))
+    else:
+        output.table(
+            ["index", "recall@10", "queries/s", "bytes/vector", "build", "memory", ""],
+            [
+                [
+                    one.factory,
+                    f"{one.recall:.4f}" + ("" if one.reached else " (missed)"),
+                    round(one.queries_per_second),
+                    round(one.bytes_per_vector),
+                    f"{one.build_seconds:.1f} s",
+                    output.size(one.memory) + ("" if one.fits else " (too much)"),
+                    "chosen" if one.chosen else "",
+                ]
+                for one in report.candidates
+            ],
+        )
+        part = "all" if report.measured == report.vectors else f"{report.measured:,} of"
+        output.say(f"note: measured with {part} {report.vectors:,} vectors, one query at a time, one thread")
+    if report.chosen is None:
+        output.say(f"error: no index reaches recall {report.target:g} within that memory: allow more, or ask for less")
+        return output.FAILED
+    return 0
 
 
 @click.command()

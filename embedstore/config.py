@@ -15,6 +15,7 @@ class StoreConfig:
     Attributes:
         recall: the recall@10 that index tiers are tuned to, in (0, 1].
         factory: a FAISS factory string for all tiers, or None to choose by size.
+        memory: bytes that a process which searches may take, or None for no bound; indexes are chosen for it.
         tail_floats: vectors that no tier covers are searched exactly until they hold this many numbers.
         segment_bytes: a segment file at least this large is not appended to any more.
         lock_seconds: how long a second writer waits before it gets StoreBusy.
@@ -23,6 +24,7 @@ class StoreConfig:
 
     recall: float = 0.99
     factory: str | None = None
+    memory: int | None = None
     tail_floats: int = 2**21
     segment_bytes: int = 2**30
     lock_seconds: float = 10.0
@@ -35,6 +37,10 @@ class StoreConfig:
             raise InvalidArgument(f"seed is {self.seed!r}, but must be a whole number from 0 to 4,294,967,295")
         if self.factory is not None and not isinstance(self.factory, str):
             raise InvalidArgument(f"factory is {self.factory!r}, but must be a FAISS factory string such as 'HNSW32'")
+        if self.memory is not None and (
+            not isinstance(self.memory, int) or isinstance(self.memory, bool) or self.memory < 1
+        ):
+            raise InvalidArgument(f"memory is {self.memory!r}, but must be a whole number of bytes above 0")
         for name in ("tail_floats", "segment_bytes", "lock_seconds"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not value >= (name == "segment_bytes"):

@@ -27,7 +27,7 @@ from embedstore.query.resolve import ItemRef, as_pictures, is_single, one_pictur
 from embedstore.query.search import Searcher
 from embedstore.show.verbs import ShowVerbs
 from embedstore.truth import layout, opening, pictures
-from embedstore.truth.building import Builder
+from embedstore.truth.builder import Builder
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.truth.writer import Writer
 from embedstore.types import AddReport, Encoder, Item, Latent, Metadata, Metric, Vectors
@@ -42,19 +42,27 @@ if TYPE_CHECKING:
     from embedstore.query.hits import Hits
 
 
-def create(path: str | os.PathLike[str], *, recall: float = 0.99, factory: str | None = None, seed: int = 0) -> Store:
+def create(
+    path: str | os.PathLike[str],
+    *,
+    recall: float = 0.99,
+    factory: str | None = None,
+    memory: int | None = None,
+    seed: int = 0,
+) -> Store:
     """Make an empty store and open it for writing.
 
     Args:
         path: of the new directory.
         recall: recall@10 that index tiers are tuned to.
-        factory: FAISS factory string for all tiers ('HNSW32', 'IVF1024,Flat', ...); None chooses by size.
+        factory: FAISS factory string for all tiers ('HNSW32', 'IVF*,SQ8', ...); None chooses by size.
+        memory: bytes that a process which searches may take: indexes are chosen to keep to it. None: no bound.
         seed: of everything random in the store.
 
     Raises:
         StoreExists: something is there already.
     """
-    config = StoreConfig(recall=recall, factory=factory, seed=seed)
+    config = StoreConfig(recall=recall, factory=factory, memory=memory, seed=seed)
     opening.create(Path(path), config)
     return Store(Path(path))
 

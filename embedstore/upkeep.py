@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedstore import describe
+from embedstore.errors import InvalidArgument
 from embedstore.query import recall as recall_measure
 from embedstore.truth import backup, compact
 from embedstore.validate import check_k, check_recall
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from embedstore.metadata.database import Database
     from embedstore.query.recall import RecallReport
     from embedstore.query.search import Searcher
-    from embedstore.truth.building import Builder
+    from embedstore.query.tuning import TuneReport
+    from embedstore.truth.builder import Builder
     from embedstore.truth.compact import CompactReport
     from embedstore.truth.snapshot import Snapshots, SpaceView
     from embedstore.truth.writer import Writer
@@ -67,6 +70,50 @@ class UpkeepVerbs:
         from embedstore import check  # here and below: a process that asks one question shouldn't wait for this
 
         return check.verify(self.path, self._database, progress=progress)
+
+    def tune(
+        self,
+        *,
+        memory: int | None = None,
+        recall: float | None = None,
+        rows: int = 1_000_000,
+        space: str | None = None,
+        apply: bool = True,
+        progress: bool = False,
+    ) -> TuneReport:
+        """Build several kinds of index over the store's own vectors, measure them, and take the best.
+
+        The best is the fastest that reaches the recall within the memory; of those that are as fast, the smallest. It
+        is built, and stays the kind for what is added later.
+
+        Args:
+            memory: bytes that a process which searches may take (default: what the store was told, or no bound).
+            recall: recall@10 to reach (default: the store's).
+            rows: at most so many vectors are measured with.
+            space: to measure in.
+            apply: False only measures.
+            progress: bars on stderr.
+
+        Raises:
+            InvalidArgument: there is next to nothing in the store, or an argument makes no sense.
+        """
+        check_recall(recall)
+        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1000:
+            raise InvalidArgument(f"rows is {rows!r}, but must be a whole number of at least 1,000")
+        view = self._view(space)
+        config = replace(
+            self.config, recall=self.config.recall if recall is None else recall, memory=memory or self.config.memory
+        )
+        if apply:
+            self._writer.check_writable()
+        from embedstore.query import tuning
+
+        report = tuning.measure(view, config, rows, progress=progress)
+        if apply and report.chosen is not None:
+            factory = None if report.chosen.factory == "exact" else report.chosen.factory
+            self.config = self._writer.configure(replace(config, factory=factory))
+            self._builder.now(renew=True, progress=progress)
+        return report
 
     def compact(self, *, progress: bool = False) -> CompactReport:
         """Rewrite segments without deleted rows, sweep files that no row names, and merge the index's tiers."""

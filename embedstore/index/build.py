@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from embedstore.errors import DiskFull, InvalidArgument, StoreDamaged
-from embedstore.index import knobs
+from embedstore.index import knobs, sizes
 from embedstore.index.bindings import faiss
 from embedstore.index.exact import norms
 from embedstore.progress import Progress
@@ -31,13 +31,16 @@ _REDUCED = (256, 2048)  # dimensions: below, little is to be saved; above, the e
 _VARIANCE = 0.95  # share that a projection has to keep
 _SPECTRUM_ROWS = 8_192  # for seeing how many components that takes
 _COMPONENT_ROWS = 32  # training rows per dimension that a PCA is computed from; FAISS would take a thousand
+#: Factories from the one that is fastest to search to the smallest.
+_BY_SIZE = ("HNSW32,SQ8", "IVF*,SQ8", "IVF*,SQ4", "IVF*,RaBitQfs")
 _EXAMPLES = "'HNSW32,SQ8', 'HNSW32,Flat', 'IVF1024,SQ8' or 'PCA64,IVF1024,Flat'"
 
 
-def choose(n: int, d: int, metric: Metric, factory: str | None = None) -> str | None:
+def choose(n: int, d: int, metric: Metric, factory: str | None = None, memory: int | None = None) -> str | None:
     """The FAISS factory string for ``n`` vectors of ``d`` dimensions, or None to search them exactly.
 
-    ``factory``, where given, is checked and wins. The rest is by size:
+    ``factory``, where given, is checked and wins; ``IVF*`` in it stands for as many lists as suit n. The rest is by
+    size:
 
     * up to 8 MB of vectors: exact, which takes about a millisecond;
     * up to 500,000 vectors: HNSW (Malkov and Yashunin, 2018) with 32 links over 8-bit codes. On Fashion-MNIST's pixels
@@ -45,15 +48,25 @@ def choose(n: int, d: int, metric: Metric, factory: str | None = None) -> str | 
       in two thirds of the time;
     * above: inverted lists, about twice the square root of n. At 1M x 64 they build in a tenth of the time of a graph
       and are as fast at recall 0.99; twice as many lists take four times as long to train for the same speed.
+
+    Within ``memory``, bytes that a process which searches may take (`sizes.process`), graphs give way to lists and
+    8-bit codes to 4-bit and 1-bit ones (RaBitQ, Gao and Long, 2024), whose candidates are more, and re-ranked.
     """
     if factory is not None:
+        factory = sized(factory, n)
         parse(factory, d, metric)
         return factory
     if n * d * 4 <= _EXACT_BYTES:
         return None
-    if n <= _GRAPH_ROWS:
-        return "HNSW32,SQ8"
-    return f"IVF{lists(n)},SQ8"
+    fits = [one for one in _BY_SIZE if memory is None or sizes.process(n, d, sizes.per_vector(one, d)) <= memory]
+    if n <= _GRAPH_ROWS and _BY_SIZE[0] in fits:
+        return _BY_SIZE[0]
+    return sized(next((one for one in fits if one != _BY_SIZE[0]), _BY_SIZE[-1]), n)
+
+
+def sized(factory: str, n: int) -> str:
+    """A factory string with as many inverted lists as suit n vectors, where it leaves that open as ``IVF*``."""
+    return factory.replace("IVF*", f"IVF{lists(n)}")
 
 
 def lists(n: int) -> int:

@@ -16,12 +16,14 @@ from embedstore.index.exact import Positions
 from embedstore.types import Metric, Vectors
 
 _MOST_BYTES = 2**28  # kept in memory for one tier
+_SHARE = 0.125  # of a budget
 _STEP = 2**22  # numbers looked at, or encoded, at a time
 
 
-def fits(blocks: Sequence[Vectors], metric: Metric) -> bool:
-    """Whether vectors (blocks of (n, d)) are bytes, and few enough to be held."""
-    if metric is not Metric.L2 or sum(block.size for block in blocks) > _MOST_BYTES:
+def fits(blocks: Sequence[Vectors], metric: Metric, memory: int | None = None) -> bool:
+    """Whether vectors (blocks of (n, d)) are bytes, and few enough to be held where so much memory may be taken."""
+    most = _MOST_BYTES if memory is None else min(_MOST_BYTES, int(_SHARE * memory))
+    if metric is not Metric.L2 or sum(block.size for block in blocks) > most:
         return False
     return all(_are_bytes(part) for block in blocks for part in _parts(block))
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from embedstore.errors import InvalidArgument
 from embedstore.index import knobs
 from embedstore.index.bindings import faiss
-from embedstore.index.exact import Positions, norms
+from embedstore.index.exact import Blocks, Positions, norms, search
 from embedstore.types import Metric, Vectors
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution: two-sided 95 %
@@ -90,6 +90,53 @@ def probes(index: Any, read: Callable[[Positions], Vectors], count: int, *, metr
     if metric is Metric.COSINE:
         made = np.where(norms(made)[:, None] > 0, made, items)
     return np.ascontiguousarray(made, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What indexes over the same vectors are measured with.
+
+    Attributes:
+        queries: float32 (nq, d): half of them beside the vectors (`probes`), half of the vectors themselves.
+        truth: int64 (nq, k): their true nearest, themselves left out; -1 where there are none.
+        own: int64 (nq,): the position of a query that is itself one of the vectors, -1 for others.
+    """
+
+    queries: Vectors
+    truth: Positions
+    own: Positions
+
+
+def questions(
+    index: Any,
+    blocks: Blocks,
+    read: Callable[[Positions], Vectors],
+    count: int,
+    k: int,
+    metric: Metric,
+    *,
+    seed: int = 0,
+) -> Questions:
+    """Up to ``count`` queries, with the k true nearest of each by brute force.
+
+    Args:
+        index: over the vectors; see `probes`.
+        blocks: the vectors as (first position, (n, d)), positions counted from 0.
+        read: the vectors (n, d) at n ascending positions.
+        count: number of queries.
+        k: neighbours.
+        metric: of the space.
+        seed: of the draw.
+    """
+    half, total = count // 2, int(index.ntotal)
+    beside = probes(index, read, half, metric=metric, seed=seed)
+    chosen = np.sort(np.random.default_rng(seed).choice(total, min(half, total - 1), replace=False))
+    own = np.concatenate([np.full(len(beside), -1), chosen])
+    queries = np.concatenate([beside, read(chosen)])
+    _, near = search(blocks, queries, k + 1, metric)
+    mine = (near == own[:, None]) & (own[:, None] >= 0)
+    mine[~mine.any(axis=1), -1] = True
+    return Questions(queries, near[~mine].reshape(len(near), k), own)
 
 
 def tune(

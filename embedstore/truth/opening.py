@@ -22,6 +22,7 @@ _DRAFT = f"{layout.DATABASE}.new"
 _JOURNAL = f"{_DRAFT}-journal"
 _OURS = {layout.DATABASE, layout.LOCK, layout.SEGMENTS, layout.TIERS, layout.MODELS, _DRAFT, _JOURNAL}
 
+_USUAL = 100_000  # vectors: a factory is checked before there are any
 _PATIENCE = 10.0  # seconds to wait for another process that upgrades the store
 
 
@@ -101,9 +102,9 @@ def settle(directory: Path, given: dict[str, Any]) -> bool:
 
 def _check_factory(config: StoreConfig) -> None:
     if config.factory is not None:
-        from embedstore.index.build import parse
+        from embedstore.index.build import parse, sized
 
-        parse(config.factory, 64, Metric.L2)
+        parse(sized(config.factory, _USUAL), 64, Metric.L2)
 
 
 def open_database(directory: Path, *, read_only: bool) -> tuple[Database, dict[str, Any], Path | None]:

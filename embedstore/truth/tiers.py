@@ -1,4 +1,4 @@
-"""Index tiers as files: loading only what can be trusted. (`building` makes them.)"""
+"""Index tiers as files: loading only what can be trusted. (`building` makes them, when `builder` says so.)"""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Writer:
         self.database = database
         self.config = config
         self._placing = Placing(directory)
-        self.appended = 0  # vectors, since the tiers were looked at (see building)
+        self.appended = 0  # vectors, since the tiers were looked at (see builder)
         self._lock = WriteLock(directory / LOCK, config.lock_seconds)
 
     def locked(self, purpose: str) -> AbstractContextManager[None]:
@@ -133,6 +133,13 @@ class Writer:
     def frozen(self, purpose: str) -> AbstractContextManager[None]:
         """Keep all writers out for a block, also in a store that was opened for reading."""
         return self._lock.held(purpose, read_only=self.database.read_only)
+
+    def configure(self, config: StoreConfig) -> StoreConfig:
+        """Save the store's settings anew; processes that have it open keep the old ones."""
+        with self.locked("changing the settings"), self.database.write() as connection:
+            catalog.write_setting(connection, "config", config.to_json())
+        self.config = config
+        return config
 
     def add_space(self, *, name: str, encoder: str, fingerprint: str, dimension: int, metric: Metric) -> None:
         """Record a space; the first one becomes the default.

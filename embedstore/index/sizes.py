@@ -1,0 +1,41 @@
+"""What an index and the process that searches it take in memory, estimated before anything is built."""
+
+from __future__ import annotations
+
+import re
+
+#: Python with FAISS and an open store, and the vectors that a store keeps mapped (see `vectors.segments`).
+_PROCESS = 130 * 2**20
+_MAPPED = 128 * 2**20
+_ROW = 33  # bytes of each vector's row number and id
+_ID = 8  # bytes of a vector's label in an inverted list
+_LINK = 4
+
+
+def process(count: int, dimension: int, per_vector: float) -> int:
+    """Bytes that a process takes which searches so many vectors through an index of so many bytes a vector."""
+    return int(_PROCESS + min(_MAPPED, 4 * count * dimension) + count * (_ROW + per_vector))
+
+
+def per_vector(factory: str, dimension: int) -> float:
+    """Bytes a vector of an index by its factory string; what isn't known counts as float32."""
+    parts = factory.split(",")
+    for part in parts:
+        if found := re.fullmatch(r"(?:PCA|OPQ\d+_|RR)(\d+)", part):
+            dimension = int(found[1])
+    size = 4.0 * dimension
+    for part in parts:
+        if found := re.fullmatch(r"SQ(\d)", part):
+            size = dimension * int(found[1]) / 8
+        elif part == "SQfp16":
+            size = 2.0 * dimension
+        elif found := re.fullmatch(r"PQ(\d+)(?:x(\d+))?(?:fs)?", part):
+            size = int(found[1]) * int(found[2] or 8) / 8
+        elif found := re.fullmatch(r"RaBitQ(\d?)(?:fs)?", part):
+            size = dimension * int(found[1] or 1) / 8 + 8
+    for part in parts:
+        if found := re.match(r"HNSW(\d*)", part):
+            size += _LINK * (2 * int(found[1] or 32) + 3)
+        elif part.startswith("IVF"):
+            size += _ID
+    return size
