@@ -65,10 +65,10 @@ class Maker:
         return self.block(10**9, QUERIES)
 
 
-def import_(maker: Maker, path: Path, rows: int) -> None:
+def import_(maker: Maker, path: Path, rows: int, **settings: Any) -> None:
     """From vectors in memory to a store that can be searched; raw FAISS's build and bare SQLite's inserts beside it."""
     seconds = 0.0
-    with embedstore.create(path) as store:
+    with embedstore.create(path, **settings) as store:
         for first, vectors, metadata in maker.blocks(rows):
             start = time.perf_counter()
             store.add_vectors([f"i{first + i}" for i in range(len(vectors))], vectors, metadata)
@@ -136,7 +136,7 @@ def search(maker: Maker, path: Path, rows: int) -> None:
         while low < high:
             middle = (low + high) // 2
             space.set_index_parameter(index, knob, middle)
-            reached = recall([flat(query) for query in queries[:500]], truth) >= min(own, TARGET + 0.003)
+            reached = recall([flat(query) for query in queries[:500]], truth) >= min(own, store.config.recall + 0.003)
             low, high = (low, middle) if reached else (middle + 1, high)
         space.set_index_parameter(index, knob, low)
         times: dict[str, list[float]] = {"store": [], "FAISS": []}
@@ -345,6 +345,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latents", type=Path, required=True, help=".npy (n, d) float32")
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--memory", type=float, help="GiB that a process that searches may take")
+    parser.add_argument("--recall", type=float, default=TARGET, help="to tune to: %(default)s")
     parser.add_argument("--keep", type=Path, help="folder for the stores, used again if they are there")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas: %(default)s")
     args = parser.parse_args()
@@ -355,7 +357,7 @@ def main() -> None:
         chosen = args.only.split(",")
         if "import" in chosen or not path.exists():
             shutil.rmtree(path, ignore_errors=True)
-            import_(maker, path, args.rows)
+            import_(maker, path, args.rows, memory=args.memory and int(args.memory * 2**30), recall=args.recall)
         sections = {"search": search, "filters": filters, "readers": readers, "opening": opening, "deletes": deletes}
         for name, section in sections.items():
             if name in chosen:
