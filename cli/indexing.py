@@ -49,6 +49,7 @@ _REMOVED_SHOWN = 5
     metavar="SIZE",
     help="What a process that searches a new store may take, e.g. 2G: indexes are chosen to keep to it.",
 )
+@click.option("--dtype", metavar="NAME", help="How a new store keeps vectors: float32 (the default), float16 or int8.")
 @click.option("--vectors", is_flag=True, help="The source's arrays are vectors, not pictures.")
 @click.option("--reader", "kind", metavar="NAME", help="Read SOURCE as folder, idx, arrays, table, or a plugin's kind.")
 @click.option("--key", metavar="NAME", help="Array to read from an .npz.")
@@ -80,6 +81,7 @@ def index(
     recall: float | None,
     factory: str | None,
     memory: int | None,
+    dtype: str | None,
     vectors: bool,
     no_labels: bool,
     progress: bool | None,
@@ -98,7 +100,7 @@ def index(
         reader_options["vectors"] = True
     if no_labels:
         reader_options["labels"] = False
-    settings = {"recall": recall, "factory": factory, "memory": memory, "seed": seed}
+    settings = {"recall": recall, "factory": factory, "memory": memory, "dtype": dtype, "seed": seed}
     from embedstore.ingest.spaces import FitOptions
 
     FitOptions(encoder, dimension, image_size, fit_minutes, metric=metric).check()

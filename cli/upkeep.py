@@ -1,4 +1,4 @@
-"""``embedstore info``, ``recall``, ``tune``, ``verify``, ``compact``, ``backup``: knowing a store, and keeping it well."""
+"""``embedstore info``, ``recall``, ``tune``, ``verify``, ``compact``, ``backup``: a store known and kept well."""
 
 from __future__ import annotations
 
@@ -66,7 +66,11 @@ def _space(space: dict[str, Any], target: float | None) -> list[tuple[str, Any]]
             space["name"] + (" (searched by default)" if space["default"] and space["name"] != "default" else ""),
         ),
         ("encoder", encoder),
-        ("vectors", f"{space['vectors']:,} × {space['dimension']}, {space['metric']}"),
+        (
+            "vectors",
+            f"{space['vectors']:,} × {space['dimension']}, {space['metric']}"
+            + (f", kept as {space['dtype']}" if space["dtype"] != "float32" else ""),
+        ),
     ]
     for tier in space["tiers"]:
         text = f"{tier['factory']} over {tier['vectors']:,} vectors"

@@ -75,8 +75,8 @@ def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyRep
         segments = {segment.id: segment for segment in catalog.read_segments(connection)}
         # What refers to nothing was named above; the rest is checked without it.
         spaces, _ = catalog.read_spaces(connection)
-        widths = {space.id: 4 * space.dimension for space in spaces}
-        segments = {n: found for n, found in segments.items() if found.space is None or found.space in widths}
+        by_id = {space.id: space for space in spaces}
+        segments = {n: found for n, found in segments.items() if found.space is None or found.space in by_id}
         batches = [batch for batch in catalog.read_batches(connection) if batch.segment in segments]
         stones = catalog.read_tombstones(connection)
         live = items.rows_where(connection, None)
@@ -105,7 +105,7 @@ def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyRep
         report.problems.append(f"the metadata of {unreadable} items is no JSON")
     if over:
         report.problems.append(f"{over} batches overrun the committed length of their segment")
-    _batches(directory, report, segments, batches, widths, progress=progress)
+    _batches(directory, report, segments, batches, by_id, progress=progress)
     for space in spaces:
         own = []
         for batch in batches:
@@ -148,7 +148,7 @@ def _batches(
     report: VerifyReport,
     segments: dict[int, catalog.Segment],
     batches: list[catalog.Batch],
-    widths: dict[int, int],
+    spaces: dict[int, catalog.Space],
     *,
     progress: bool,
 ) -> None:
@@ -156,9 +156,13 @@ def _batches(
     ends = dict.fromkeys(segments, 0)
     unreadable = set()
     for segment in segments.values():
-        unit = 1 if segment.space is None else widths[segment.space]
         path = directory / SEGMENTS / segment.name
-        if (reason := fault(path, 0 if segment.space is None else unit // 4, segment.length * unit)) is not None:
+        if segment.space is None:
+            reason = fault(path, 0, segment.length)
+        else:
+            space = spaces[segment.space]
+            reason = fault(path, space.dimension, segment.length * space.row_bytes, space.dtype)
+        if reason is not None:
             unreadable.add(segment.id)
             report.problems.append(f"{SEGMENTS}/{segment.name} {reason}")
     with Progress("verifying", len(batches), progress, "batches") as bar:
@@ -168,7 +172,7 @@ def _batches(
                 report.problems.append(f"{SEGMENTS}/{segment.name}: batches leave a gap at {ends[segment.id]}")
             ends[segment.id] = batch.start + batch.count
             if segment.id not in unreadable:
-                unit = 1 if segment.space is None else widths[segment.space]
+                unit = 1 if segment.space is None else spaces[segment.space].row_bytes
                 start, length = batch.start * unit, batch.count * unit
                 pieces = [(at, min(_PART, start + length - at)) for at in range(start, start + length, _PART)]
                 path = directory / SEGMENTS / segment.name

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from embedstore.errors import InvalidArgument
+from embedstore.types import Dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class StoreConfig:
         recall: the recall@10 that index tiers are tuned to, in (0, 1].
         factory: a FAISS factory string for all tiers, or None to choose by size.
         memory: bytes that a process which searches may take, or None for no bound; indexes are chosen for it.
+        dtype: how vectors are kept on disk, see `types.Dtype`.
         tail_floats: vectors that no tier covers are searched exactly until they hold this many numbers.
         segment_bytes: a segment file at least this large is not appended to any more.
         lock_seconds: how long a second writer waits before it gets StoreBusy.
@@ -25,6 +27,7 @@ class StoreConfig:
     recall: float = 0.99
     factory: str | None = None
     memory: int | None = None
+    dtype: str = "float32"
     tail_floats: int = 2**21
     segment_bytes: int = 2**30
     lock_seconds: float = 10.0
@@ -41,6 +44,7 @@ class StoreConfig:
             not isinstance(self.memory, int) or isinstance(self.memory, bool) or self.memory < 1
         ):
             raise InvalidArgument(f"memory is {self.memory!r}, but must be a whole number of bytes above 0")
+        Dtype.parse(self.dtype)
         for name in ("tail_floats", "segment_bytes", "lock_seconds"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not value >= (name == "segment_bytes"):

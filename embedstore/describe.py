@@ -67,6 +67,7 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
                 "fingerprint": view.space.fingerprint or None,
                 "dimension": view.space.dimension,
                 "metric": view.space.metric.value,
+                "dtype": view.space.dtype.value,
                 "vectors": view.alive,
                 "directions": named[view.space.name],
                 **made[view.space.name],

@@ -30,7 +30,7 @@ from embedstore.truth import layout, opening, pictures
 from embedstore.truth.builder import Builder
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.truth.writer import Writer
-from embedstore.types import AddReport, Encoder, Item, Latent, Metadata, Metric, Vectors
+from embedstore.types import AddReport, Dtype, Encoder, Item, Latent, Metadata, Metric, Vectors
 from embedstore.upkeep import UpkeepVerbs
 from embedstore.validate import as_vectors, check_k, check_recall, deletable
 
@@ -48,6 +48,7 @@ def create(
     recall: float = 0.99,
     factory: str | None = None,
     memory: int | None = None,
+    dtype: str | Dtype = Dtype.FLOAT32,
     seed: int = 0,
 ) -> Store:
     """Make an empty store and open it for writing.
@@ -57,12 +58,13 @@ def create(
         recall: recall@10 that index tiers are tuned to.
         factory: FAISS factory string for all tiers ('HNSW32', 'IVF*,SQ8', ...); None chooses by size.
         memory: bytes that a process which searches may take: indexes are chosen to keep to it. None: no bound.
+        dtype: how vectors are kept on disk: 'float32', or with a loss (`types.Dtype`) 'float16' or 'int8'.
         seed: of everything random in the store.
 
     Raises:
         StoreExists: something is there already.
     """
-    config = StoreConfig(recall=recall, factory=factory, memory=memory, seed=seed)
+    config = StoreConfig(recall=recall, factory=factory, memory=memory, dtype=Dtype.parse(dtype).value, seed=seed)
     opening.create(Path(path), config)
     return Store(Path(path))
 

@@ -192,7 +192,9 @@ def test_a_store_from_before_clusterings_gets_their_tables_and_keeps_all_else(pa
     as_of(path / "store.db", "0002")
     older = contents(path / "store.db")
     assert fresh.keys() - older.keys() >= {"clusterings", "maps", "labels", "places"}
-    assert {**older, "alembic_version": []} == {table: fresh[table] for table in older} | {"alembic_version": []}
+    expected = {table: fresh[table] for table in older} | {"alembic_version": []}
+    expected["spaces"] = [line.replace(",'float32');", ");") for line in fresh["spaces"]]  # the column came later
+    assert {**older, "alembic_version": []} == expected
     assert len(older["items"]) == 2
     refused(StoreReadOnly, "older schema '0002'", lambda: embedstore.open(path, read_only=True))
     with pytest.warns(UserWarning, match=rf"was upgraded; its old database is kept as .*store\.db\.before-{HEAD}"):

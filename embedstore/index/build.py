@@ -87,7 +87,7 @@ def reduced(factory: str, vectors: Sequence[Vectors], metric: Metric, *, seed: i
         metric: of the space. Inner products are left alone: they change when the mean is taken out.
         seed: of the sample that is looked at.
     """
-    blocks = [np.asarray(block) for block in vectors if len(block)]
+    blocks = [block for block in vectors if len(block)]
     dimension = blocks[0].shape[1]
     if metric is Metric.IP or not _REDUCED[0] <= dimension <= _REDUCED[1]:
         return None
@@ -142,7 +142,7 @@ def build(
         InvalidArgument: the factory string is not FAISS's, needs more vectors than there are, or makes an index that
             can't be restricted to the live rows of a store.
     """
-    blocks = [np.asarray(block) for block in vectors if len(block)]
+    blocks = [block for block in vectors if len(block)]
     total, dimension = sum(map(len, blocks)), blocks[0].shape[1]
     index = parse(factory, dimension, metric)
     _prepare(index, seed)

@@ -39,6 +39,7 @@ _BATCH = 20  # from here on a matrix product is faster than one scan per query
 _PADDING = 16  # results beyond k that a batch asks for, so that near-ties at rank k rarely need a scan
 _QUERIES = 2048  # of a batch at a time
 _SCAN_ROWS = 1 << 20
+_DECODED_ROWS = 1 << 15  # of blocks that aren't float32 already, at a time
 _COPY_BYTES = 32 << 20  # of vectors gathered, normalised or widened to float64 at a time
 _SAFE = (1e-15, 1e15)  # norms between which no float32 product of two vectors overflows or loses digits by underflow
 _PARALLEL = 1e-28  # squared distance of normalised vectors that rounding alone makes: the same direction
@@ -177,7 +178,7 @@ def search(
     if k < 1:
         raise InvalidArgument(f"k must be at least 1, not {k}")
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    blocks = [(first, np.asarray(block)) for first, block in blocks if len(block)]
+    blocks = [(first, block) for first, block in blocks if len(block)]
     known = [n for n in norms if len(n)] if norms is not None else [None] * len(blocks)
     if len(queries) < _BATCH:
         results = [_scan(query, blocks, k, metric, among, known) for query in queries]
@@ -355,16 +356,17 @@ def _pieces(
 ) -> Iterator[tuple[int, Vectors, npt.NDArray[np.float32] | None, Positions | None]]:
     """Blocks cut to ``step`` rows: first position, rows, their norms if known, the selected ones (None: all)."""
     for (first, block), lengths in zip(blocks, known, strict=True):
-        for start in range(0, len(block), step):
-            piece = block[start : start + step]
-            rows = None
+        # What has to be decoded is, a part at a time.
+        few = step if isinstance(block, np.ndarray) else min(step, _DECODED_ROWS)
+        for start in range(0, len(block), few):
+            stop, rows = min(start + few, len(block)), None
             if among is not None:
-                low, high = among.searchsorted((first + start, first + start + len(piece)))
+                low, high = among.searchsorted((first + start, first + stop))
                 if low == high:
                     continue
-                if high - low < len(piece):
+                if high - low < stop - start:
                     rows = among[low:high] - (first + start)
-            yield first + start, piece, None if lengths is None else lengths[start : start + len(piece)], rows
+            yield first + start, block[start:stop], None if lengths is None else lengths[start:stop], rows
 
 
 def _parts(rows: Positions, dimension: int) -> Iterator[Positions]:

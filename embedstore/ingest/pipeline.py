@@ -30,8 +30,8 @@ from embedstore.validate import (
     dump_metadata,
     id_fault,
     last_of_each,
-    vector_faults,
 )
+from embedstore.vectors import coding
 
 #: Entries a chunk: large enough that the commit's few milliseconds vanish, small enough that little is done twice
 #: after an interruption.
@@ -164,7 +164,7 @@ def ingest(
             bar.advance(len(chunk.ids) + len(chunk.failures))
     if run.misfit is not None and not report.added + report.updated + report.unchanged:
         check_dimension(run.misfit, target.space.dimension)
-    report.notes += run.notes()
+    report.notes += [*run.notes(), *target.writer.loss.notes(target.space.dtype)]
     if prune is not None and not getattr(reader, "anonymous", False):
         _find_removed(target, run, report, delete=prune)
     report.seconds["read and encode"] = time.perf_counter() - start
@@ -247,7 +247,7 @@ def _encode(target: Target, chunk: Chunk, todo: _Todo, run: _Run, report: AddRep
     else:
         raise SourceError(f"{scope} brings neither pictures nor vectors")
     keep = np.ones(len(loaded.which), dtype=bool)
-    for position, reason in vector_faults(vectors, target.space.metric).items():
+    for position, reason in coding.faults(vectors, target.space.metric, target.space.dtype).items():
         report.failures.append(Failure(chunk.ids[loaded.which[position]], reason))
         keep[position] = False
     if not keep.all():

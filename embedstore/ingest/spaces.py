@@ -17,8 +17,9 @@ from embedstore.truth.layout import MODELS
 from embedstore.truth.pictures import to_image
 from embedstore.truth.snapshot import Snapshots
 from embedstore.truth.writer import Writer
-from embedstore.types import AddReport, Failure, Metric, Picture, Pictures, Reader, Vectors
-from embedstore.validate import as_vectors, vector_faults
+from embedstore.types import AddReport, Dtype, Failure, Metric, Picture, Pictures, Reader, Vectors
+from embedstore.validate import as_vectors
+from embedstore.vectors import coding
 
 DEFAULT = "default"
 
@@ -108,7 +109,8 @@ def for_vectors(
     view = snapshots.known().view() or snapshots.current().view()
     if view is None:
         chosen = Metric.parse(metric or Metric.L2)
-        faults = {} if vectors is None else vector_faults(vectors, chosen)
+        kept = Dtype.parse(writer.config.dtype)
+        faults = {} if vectors is None else coding.faults(vectors, chosen, kept)
         if vectors is not None and len(faults) == len(vectors):
             reason = next(iter(faults.values()), "none was given")
             raise InvalidVector(f"none of the {len(vectors)} vectors can be stored: {reason}")

@@ -13,7 +13,8 @@ from embedstore.metadata import items
 from embedstore.truth import pictures
 from embedstore.truth.writer import NewItems
 from embedstore.types import AddReport, Failure, Metadata, Picture, Vectors
-from embedstore.validate import check_dimension, dump_metadata, id_fault, last_of_each, vector_faults
+from embedstore.validate import check_dimension, dump_metadata, id_fault, last_of_each
+from embedstore.vectors import coding
 
 
 def check_columns(
@@ -42,7 +43,7 @@ def add_vectors(
     """
     report = AddReport()
     check_dimension(vectors, target.space.dimension)
-    faults = vector_faults(vectors, target.space.metric)
+    faults = coding.faults(vectors, target.space.metric, target.space.dtype)
     texts = ["{}"] * len(ids)
     chosen = []
     try:
@@ -72,6 +73,7 @@ def add_vectors(
             sources=sources if sources is None or whole else [sources[i] for i in chosen],
         ),
     )
+    report.notes += target.writer.loss.notes(target.space.dtype)
     return report
 
 
@@ -110,7 +112,7 @@ def update(
             vectors = vector
             content["hashes"] = [None]
         check_dimension(vectors, target.space.dimension)
-        for reason in vector_faults(vectors, target.space.metric).values():
+        for reason in coding.faults(vectors, target.space.metric, target.space.dtype).values():
             raise InvalidVector(f"{name!r} can't be updated: {reason}")
         target.writer.append(
             target.space,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import StoreDamaged
-from embedstore.types import Metric
+from embedstore.types import Dtype, Metric
 
 _FILE_NAME = re.compile(r"[0-9]{1,18}\.(vec|thumb|faiss)")
 
@@ -37,6 +37,12 @@ class Space:
     fingerprint: str
     dimension: int
     metric: Metric
+    dtype: Dtype = Dtype.FLOAT32
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one of its vectors in a segment."""
+        return self.dtype.row_bytes(self.dimension)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,24 +129,34 @@ def write_setting(connection: Connection, key: str, value: Any) -> None:
 def read_spaces(connection: Connection) -> tuple[list[Space], str | None]:
     """All spaces, and the default one's name (None in a store without spaces)."""
     found, default = [], None
-    query = "SELECT id, name, encoder, fingerprint, dimension, metric, is_default FROM spaces ORDER BY id"
-    for number, name, encoder, fingerprint, dimension, metric, is_default in connection.execute(query):
-        found.append(Space(number, name, encoder, fingerprint, dimension, Metric.parse(metric)))
+    query = "SELECT id, name, encoder, fingerprint, dimension, metric, dtype, is_default FROM spaces ORDER BY id"
+    for number, name, encoder, fingerprint, dimension, metric, dtype, is_default in connection.execute(query):
+        kinds = Metric.parse(metric), Dtype.parse(dtype)
+        found.append(Space(number, name, encoder, fingerprint, dimension, *kinds))
         if is_default:
             default = name
     return found, default
 
 
 def add_space(
-    connection: Connection, *, name: str, encoder: str, fingerprint: str, dimension: int, metric: Metric, default: bool
+    connection: Connection,
+    *,
+    name: str,
+    encoder: str,
+    fingerprint: str,
+    dimension: int,
+    metric: Metric,
+    dtype: Dtype,
+    default: bool,
 ) -> int:
     """Insert a space and return its id."""
     if default:
         connection.execute("UPDATE spaces SET is_default = 0")
     return _inserted(
         connection,
-        "INSERT INTO spaces (name, encoder, fingerprint, dimension, metric, is_default) VALUES (?, ?, ?, ?, ?, ?)",
-        (name, encoder, fingerprint, dimension, metric.value, int(default)),
+        "INSERT INTO spaces (name, encoder, fingerprint, dimension, metric, dtype, is_default) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (name, encoder, fingerprint, dimension, metric.value, dtype.value, int(default)),
     )
 
 

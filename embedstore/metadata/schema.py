@@ -36,6 +36,7 @@ spaces = Table(
     Column("dimension", Integer, nullable=False),
     Column("metric", Text, nullable=False),
     Column("is_default", Integer, nullable=False),
+    Column("dtype", Text, nullable=False, server_default="float32"),  # of the vectors in its segments
 )
 
 segments = Table(

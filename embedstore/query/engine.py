@@ -235,13 +235,22 @@ class Engine:
         first: int = 0,
         count: int | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        blocks = list(view.vectors.blocks(first, count))
         among = None if selection is None else selection.positions
+        if among is not None and not view.vectors.mapped and len(among) * view.space.dimension <= _SCAN_NUMBERS:
+            stop = len(view.rows) if count is None else first + count
+            few = among[slice(*among.searchsorted((first, stop)))]
+            distances, found = exact.search([(0, view.vectors.read(few))], queries, k, view.space.metric)
+            return distances, np.where(found >= 0, few[found], -1)
+        blocks = list(view.vectors.blocks(first, count))
         return exact.search(blocks, queries, k, view.space.metric, among=among, norms=self._norms_of(view, blocks))
 
     def _norms_of(self, view: SpaceView, blocks: list[tuple[int, Vectors]]) -> list[npt.NDArray[np.float32]] | None:
         """Norms of all blocks, kept while the vectors are the same: a full scan saves a pass over the memory."""
-        if view.space.metric is Metric.L2 or sum(len(block) for _, block in blocks) < len(view.rows):
+        if (
+            not view.vectors.mapped
+            or view.space.metric is Metric.L2
+            or sum(len(block) for _, block in blocks) < len(view.rows)
+        ):
             return None
         kept = self._norms
         if kept is None or kept[0] is not view.vectors:

@@ -67,12 +67,13 @@ def _named(directory: Path, path: Path) -> list[tuple[str, str, int]]:
     finally:
         database.close()
     files = []
-    dimensions = {space.id: space.dimension for space in spaces}
+    by_id = {space.id: space for space in spaces}
     for segment in segments:
-        width = 0 if segment.space is None else dimensions[segment.space]
-        length = segment.length * (4 * width or 1)
+        space = None if segment.space is None else by_id[segment.space]
+        length = segment.length * (1 if space is None else space.row_bytes)
         source = directory / layout.SEGMENTS / segment.name
-        if (reason := fault(source, width, length)) is not None:
+        kind = (0, length) if space is None else (space.dimension, length, space.dtype)
+        if (reason := fault(source, *kind)) is not None:
             raise StoreDamaged(f"{source} {reason}: restore a backup")
         files.append((layout.SEGMENTS, segment.name, HEADER + length))
     # What may be missing: a tier is derived, and vectors without their encoder are better than no backup.

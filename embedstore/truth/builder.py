@@ -17,10 +17,10 @@ from embedstore.truth.snapshot import Snapshots
 from embedstore.truth.tiers import TierWarning, fault
 from embedstore.truth.writer import Writer
 
-#: Seconds without an add after which a build begins behind it, at least; and as many times the pause before the last
-#: add. A build for every block of a bulk load would do the work several times, and slow the load down; meanwhile what
-#: isn't covered is searched exactly.
-_QUIET, _PAUSES = 0.5, 3.0
+#: Seconds without an add after which a build begins behind it, at least and at most; and between them, as many times
+#: the pause before the last add. A build for every block of a bulk load would do the work several times, and slow the
+#: load down; meanwhile what isn't covered is searched exactly.
+_QUIET, _LONGEST, _PAUSES = 0.5, 10.0, 3.0
 #: Seconds after which it begins although adds go on.
 _PATIENCE = 60.0
 _AT_EXIT = 60.0  # seconds that a process waits in the end for a step of a build
@@ -43,7 +43,7 @@ class Builder:
         self._snapshots = snapshots
         self._lock = threading.Lock()  # of the fields below
         self._thread: threading.Thread | None = None
-        self._asked = 0.0  # when somebody last appended
+        self._asked: float | None = None  # when somebody last appended
         self._quiet = _QUIET
         self._hurry = threading.Event()  # somebody waits for the build
         self._stop = threading.Event()
@@ -52,8 +52,8 @@ class Builder:
         """Build what is due once no more is added for a moment. Returns at once."""
         now = time.monotonic()
         with self._lock:
-            self._quiet = max(_QUIET, _PAUSES * (now - self._asked))
-            self._asked = now
+            pause = 0.0 if self._asked is None else now - self._asked
+            self._quiet, self._asked = min(max(_QUIET, _PAUSES * pause), _LONGEST), now
         if not _may_be_due(self._writer, self._snapshots):
             return
         with self._lock:
@@ -111,7 +111,7 @@ class Builder:
             due_since = time.monotonic()
             while not self._hurry.is_set():
                 now = time.monotonic()
-                rest = min(self._asked + self._quiet, due_since + _PATIENCE) - now
+                rest = min((self._asked or now) + self._quiet, due_since + _PATIENCE) - now
                 if rest <= 0:
                     break
                 self._hurry.wait(rest)
@@ -136,7 +136,7 @@ class Builder:
                 self._end()
                 raise
             with self._lock:
-                more = self._asked > begun and _may_be_due(self._writer, self._snapshots)
+                more = (self._asked or 0.0) > begun and _may_be_due(self._writer, self._snapshots)
                 if self._stop.is_set() or not more:
                     self._end()
                     return

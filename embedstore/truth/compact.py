@@ -67,7 +67,7 @@ def compact(writer: Writer, *, progress: bool = False) -> CompactReport:
 def _fewest_batches(connection: Connection) -> int:
     """How many batches a rewrite would leave."""
     spaces, _ = catalog.read_spaces(connection)
-    row_bytes = {space.id: 4 * space.dimension for space in spaces}
+    row_bytes = {space.id: space.row_bytes for space in spaces}
     sizes = [s.length * (1 if s.space is None else row_bytes[s.space]) for s in catalog.read_segments(connection)]
     return sum(1 + size // _PART for size in sizes)
 
@@ -101,7 +101,7 @@ def _rewrite_vectors(
     seq: int,
     bar: Progress,
 ) -> None:
-    row_bytes = space.dimension * 4
+    row_bytes = space.row_bytes
     target: Segment | None = None
     length = 0
     for rows, vectors in _merged(writer, space, batches, segments, stones):
@@ -131,11 +131,11 @@ def _merged(
     batches: list[Batch],
     segments: dict[int, Segment],
     stones: npt.NDArray[np.int64],
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-    """Live (rows, vectors) of all batches in order, gathered into parts of about 32 MiB."""
-    row_bytes = space.dimension * 4
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
+    """Live (rows, bytes of their vectors) of all batches in order, gathered into parts of about 32 MiB."""
+    row_bytes = space.row_bytes
     held_rows: list[npt.NDArray[np.int64]] = []
-    held: list[npt.NDArray[np.float32]] = []
+    held: list[npt.NDArray[np.uint8]] = []
     size = 0
     for batch in batches:
         path = writer.directory / SEGMENTS / segments[batch.segment].name
@@ -144,7 +144,7 @@ def _merged(
             raise StoreDamaged(f"{path}: rows {batch.start} and after differ from what was committed: restore a backup")
         rows = batch.row_numbers()
         alive = ~np.isin(rows, stones, assume_unique=True)
-        vectors = np.frombuffer(data, dtype="<f4").reshape(batch.count, space.dimension)
+        vectors = np.frombuffer(data, dtype=np.uint8).reshape(batch.count, row_bytes)
         held_rows.append(rows[alive])
         held.append(vectors[alive])
         size += int(alive.sum()) * row_bytes
@@ -210,7 +210,7 @@ def _parts(places: list[tuple[int, int, int, int]]) -> Iterator[list[tuple[int, 
 
 def _new_segment(writer: Writer, connection: Connection, kind: str, space: Space | None) -> Segment:
     name = segment_name(catalog.take_file_number(connection), kind)
-    files.create(writer.directory / SEGMENTS / name, 0 if space is None else space.dimension)
+    files.create(writer.directory / SEGMENTS / name, *((0,) if space is None else (space.dimension, space.dtype)))
     owner = None if space is None else space.id
     number = catalog.add_segment(connection, kind=kind, space=owner, name=name, length=0)
     return Segment(number, kind, owner, name, 0)

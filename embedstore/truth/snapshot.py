@@ -147,7 +147,7 @@ class Snapshots:
             before = previous.spaces.get(space.name) if previous else None
             if before is None or fresh:
                 files = [(segment.name, segment.length) for segment in own.values()]
-                vectors = SegmentVectors(self._directory / SEGMENTS, space.dimension, files)
+                vectors = SegmentVectors(self._directory / SEGMENTS, space.dimension, files, space.dtype)
                 rows = np.concatenate([before.rows if before else np.empty(0, dtype=np.int64), *fresh])
             else:
                 vectors, rows = before.vectors, before.rows

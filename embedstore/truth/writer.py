@@ -25,8 +25,9 @@ from embedstore.metadata.catalog import Segment, Space, State
 from embedstore.metadata.database import Database
 from embedstore.truth.layout import LOCK, SEGMENTS, TIERS, segment_name
 from embedstore.truth.placing import Placing
-from embedstore.types import Metric, Vectors
+from embedstore.types import Dtype, Metric, Vectors
 from embedstore.validate import check_dimension
+from embedstore.vectors import coding
 from embedstore.vectors import segments as files
 
 
@@ -88,6 +89,7 @@ class Writer:
         self.database = database
         self.config = config
         self._placing = Placing(directory)
+        self.loss = coding.Loss()
         self.appended = 0  # vectors, since the tiers were looked at (see builder)
         self._lock = WriteLock(directory / LOCK, config.lock_seconds)
 
@@ -166,6 +168,7 @@ class Writer:
                 fingerprint=fingerprint,
                 dimension=dimension,
                 metric=metric,
+                dtype=Dtype.parse(self.config.dtype),
                 default=default is None,
             )
 
@@ -254,8 +257,10 @@ class Writer:
         return items.remove(connection, np.sort(np.asarray(rows, dtype=np.int64)), before.seq + 1)
 
     def _append_vectors(self, connection: Connection, space: Space, vectors: Vectors, before: State) -> None:
-        row_bytes = space.dimension * 4
-        rows: npt.NDArray[Any] = np.ascontiguousarray(vectors, dtype="<f4")
+        row_bytes = space.row_bytes
+        rows = coding.encode(vectors, space.dtype)
+        if space.dtype is not Dtype.FLOAT32:
+            self.loss.add(vectors, rows, space.dtype)
         segment, length = self._segment(connection, "vec", space, row_bytes)
         part = rows.data.cast("B")
         files.append(self.directory / SEGMENTS / segment.name, length * row_bytes, [part])
@@ -309,6 +314,6 @@ class Writer:
         if found and found[-1].length * unit < self.config.segment_bytes:
             return found[-1], found[-1].length
         name = segment_name(catalog.take_file_number(connection), kind)
-        files.create(self.directory / SEGMENTS / name, 0 if space is None else space.dimension)
+        files.create(self.directory / SEGMENTS / name, *((0,) if space is None else (space.dimension, space.dtype)))
         number = catalog.add_segment(connection, kind=kind, space=owner, name=name, length=0)
         return Segment(number, kind, owner, name, 0), 0

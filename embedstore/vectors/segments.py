@@ -1,8 +1,8 @@
 """Segment files: append-only bytes whose committed length is a row of the database.
 
-A vector segment is a header of 64 bytes (magic, version, dimension) and float32 rows, little-endian, one behind the
-other; a thumbnail segment has the same header with dimension 0, and bytes. What lies behind the committed length is
-the rest of a write that was never acknowledged: the next append overwrites it.
+A vector segment is a header of 64 bytes (magic, version, dimension, dtype) and rows, little-endian, one behind the
+other (see `coding`); a thumbnail segment has the same header with dimension 0, and bytes. What lies behind the
+committed length is the rest of a write that was never acknowledged: the next append overwrites it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from embedstore.durable import sync_directory, sync_file, writing
 from embedstore.errors import StoreDamaged
-from embedstore.types import Vectors
+from embedstore.types import Dtype, Vectors
+from embedstore.vectors import coding
 
 HEADER = 64
 _MAGIC = b"embstore"
 _VERSION = 1
-_ROW = np.dtype("<f4")
+_DTYPES = {Dtype.FLOAT32: 0, Dtype.FLOAT16: 1, Dtype.INT8: 2}
 #: Mapped pages count as this process's memory once touched, and Linux maps 64 KiB around each touch. So single rows
 #: are read through the map only where they lie within the first so many bytes of a space, and with ``pread`` beyond:
 #: two microseconds more for a row, and memory that is bounded. (Mapping all and handing pages back now and then was
@@ -45,43 +47,44 @@ def checksum(parts: Iterable[bytes | memoryview]) -> bytes:
     return digest.digest()
 
 
-def _header(dimension: int) -> bytes:
-    return struct.pack("<8sII", _MAGIC, _VERSION, dimension).ljust(HEADER, b"\0")
+def _header(dimension: int, dtype: Dtype) -> bytes:
+    return struct.pack("<8sIII", _MAGIC, _VERSION, dimension, _DTYPES[dtype]).ljust(HEADER, b"\0")
 
 
-def fault(path: Path, dimension: int, committed: int) -> str | None:
+def fault(path: Path, dimension: int, committed: int, dtype: Dtype = Dtype.FLOAT32) -> str | None:
     """What is wrong with a segment file's header and length ('is missing', ...), or None.
 
     Args:
         path: of the file.
         dimension: of its vectors; 0 for thumbnails.
         committed: bytes, header not counted.
+        dtype: of its vectors.
     """
     try:
         descriptor = _open(path)
     except StoreDamaged:
         return "can't be read" if path.exists() else "is missing"
     try:
-        return _fault(descriptor, dimension, committed)
+        return _fault(descriptor, dimension, committed, dtype)
     finally:
         os.close(descriptor)
 
 
-def _fault(descriptor: int, dimension: int, committed: int) -> str | None:
+def _fault(descriptor: int, dimension: int, committed: int, dtype: Dtype) -> str | None:
     if os.fstat(descriptor).st_size < HEADER + committed:
         return "is shorter than what was committed to it"
-    if os.pread(descriptor, HEADER, 0) != _header(dimension):
+    if os.pread(descriptor, HEADER, 0) != _header(dimension, dtype):
         return "is not the segment that was committed (its header differs)"
     return None
 
 
-def create(path: Path, dimension: int) -> None:
+def create(path: Path, dimension: int, dtype: Dtype = Dtype.FLOAT32) -> None:
     """Make an empty segment file and sync it with its directory; an unnamed file of that name is overwritten."""
     with writing(path):
         path.parent.mkdir(exist_ok=True)  # version control and some archives keep no empty folder
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o644)
         try:
-            os.write(descriptor, _header(dimension))
+            os.write(descriptor, _header(dimension, dtype))
             sync_file(descriptor)
         finally:
             os.close(descriptor)
@@ -131,7 +134,7 @@ class _Descriptor:
 @dataclass(frozen=True, slots=True)
 class _Mapped:
     first: int
-    rows: Vectors
+    rows: Any  # float32 (n, d), or uint8 (n, row bytes) of what has to be decoded
     map: mmap.mmap
     file: _Descriptor
 
@@ -143,18 +146,30 @@ class SegmentVectors:
         directory: of the segment files.
         dimension: d.
         segments: (file name, committed rows) in the order of positions.
+        dtype: how they are kept.
+
+    Attributes:
+        mapped: whether blocks are the mapped bytes themselves, which cost nothing to take.
     """
 
-    def __init__(self, directory: Path, dimension: int, segments: Sequence[tuple[str, int]]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        dimension: int,
+        segments: Sequence[tuple[str, int]],
+        dtype: Dtype = Dtype.FLOAT32,
+    ) -> None:
         self.dimension = dimension
-        self._row_bytes = dimension * _ROW.itemsize
+        self._dtype = dtype
+        self.mapped = dtype is Dtype.FLOAT32
+        self._row_bytes = dtype.row_bytes(dimension)
         self._resident = _RESIDENT_BYTES // self._row_bytes
         self._spilled = False  # whether more than that may be mapped, by a scan or a large read
         self._mapped: list[_Mapped] = []
         first = 0
         for name, rows in segments:
             if rows:
-                self._mapped.append(_map(directory / name, dimension, rows, first))
+                self._mapped.append(_map(directory / name, dimension, rows, first, dtype))
                 first += rows
         self.count = first
         self._starts = [part.first for part in self._mapped]
@@ -163,17 +178,25 @@ class SegmentVectors:
         return self.count
 
     def blocks(self, first: int = 0, count: int | None = None) -> Iterator[tuple[int, Vectors]]:
-        """The rows [first, first + count) as (first position, (n, d) view), one block a segment, without copying."""
+        """The rows [first, first + count) as (first position, (n, d) view), one block a segment, without copying.
+
+        A block of another dtype than float32 is decoded part by part, as it is sliced or indexed (`coding.CodedRows`).
+        """
         stop = self.count if count is None else min(self.count, first + count)
         if stop - first > self._resident:
             self._spilled = True
         for part in self._mapped:
             low, high = max(first, part.first), min(stop, part.first + len(part.rows))
             if low < high:
-                yield low, part.rows[low - part.first : high - part.first]
+                rows = part.rows[low - part.first : high - part.first]
+                yield low, rows if self.mapped else cast("Vectors", coding.CodedRows(rows, self._dtype, self.dimension))
 
     def read(self, positions: npt.NDArray[np.int64]) -> Vectors:
-        """Copies of the vectors at these positions, (n, d)."""
+        """Copies of the vectors at these positions, float32 (n, d)."""
+        raw = self._read(positions)
+        return raw if self.mapped else coding.decode(raw, self._dtype)
+
+    def _read(self, positions: npt.NDArray[np.int64]) -> Any:
         if self.count > self._resident:
             if len(positions) <= _MANY:
                 return self._read_few(positions)
@@ -182,30 +205,30 @@ class SegmentVectors:
             return self._mapped[0].rows.take(positions, axis=0)
         return self._gathered(positions, lambda part, rows: part.rows[rows])
 
-    def _read_few(self, positions: npt.NDArray[np.int64]) -> Vectors:
+    def _read_few(self, positions: npt.NDArray[np.int64]) -> Any:
         if self._spilled:
             self.release()
         if len(self._mapped) == 1:
             return self._read_part(self._mapped[0], positions)
         return self._gathered(positions, self._read_part)
 
-    def _read_part(self, part: _Mapped, rows: npt.NDArray[np.int64]) -> Vectors:
+    def _read_part(self, part: _Mapped, rows: npt.NDArray[np.int64]) -> Any:
         """Rows of one segment: through the map where they may stay in memory, else from the file."""
         resident = min(max(self._resident - part.first, 0), len(part.rows))
         numbers, size, file = rows.tolist(), self._row_bytes, part.file.number
-        if resident:
-            found = part.rows.take(np.minimum(rows, resident - 1), axis=0)
-        else:
-            found = np.empty((len(rows), self.dimension), dtype=np.float32)
+        found = part.rows.take(np.minimum(rows, resident - 1), axis=0) if resident else self._room(len(rows))
         for i, number in enumerate(numbers):
             if number >= resident and os.preadv(file, (found[i],), HEADER + number * size) != size:
                 raise StoreDamaged("a segment was cut short while it was open: restore a backup")
         return found
 
-    def _gathered(
-        self, positions: npt.NDArray[np.int64], read: Callable[[_Mapped, npt.NDArray[np.int64]], Vectors]
-    ) -> Vectors:
-        found = np.empty((len(positions), self.dimension), dtype=np.float32)
+    def _room(self, count: int) -> Any:
+        if self.mapped:
+            return np.empty((count, self.dimension), dtype=np.float32)
+        return np.empty((count, self._row_bytes), dtype=np.uint8)
+
+    def _gathered(self, positions: npt.NDArray[np.int64], read: Callable[[_Mapped, npt.NDArray[np.int64]], Any]) -> Any:
+        found = self._room(len(positions))
         which = np.searchsorted(self._starts, positions, side="right") - 1
         for number in np.unique(which):
             chosen, part = which == number, self._mapped[number]
@@ -223,13 +246,15 @@ class SegmentVectors:
         self._mapped = []
 
 
-def _map(path: Path, dimension: int, rows: int, first: int) -> _Mapped:
-    length = HEADER + rows * dimension * 4
+def _map(path: Path, dimension: int, rows: int, first: int, dtype: Dtype) -> _Mapped:
+    size = rows * dtype.row_bytes(dimension)
     file = _Descriptor(_open(path))
-    if (reason := _fault(file.number, dimension, rows * dimension * 4)) is not None:
+    if (reason := _fault(file.number, dimension, size, dtype)) is not None:
         raise StoreDamaged(f"{path} {reason}: restore a backup")
-    mapped = mmap.mmap(file.number, length, access=mmap.ACCESS_READ)
-    array = np.frombuffer(mapped, dtype=_ROW, count=rows * dimension, offset=HEADER).reshape(rows, dimension)
+    mapped = mmap.mmap(file.number, HEADER + size, access=mmap.ACCESS_READ)
+    array: Any = np.frombuffer(mapped, dtype=np.uint8, count=size, offset=HEADER).reshape(rows, -1)
+    if dtype is Dtype.FLOAT32:
+        array = array.view("<f4")
     return _Mapped(first, array, mapped, file)
 
 
