@@ -202,6 +202,7 @@ class Store:
     def build(self, directory: Path, base: Vectors, metadata: Metadata) -> None:
         with self.embedstore.create(directory) as store:
             store.add_vectors([id_of(i) for i in range(len(base))], base, metadata)
+            store.build()
 
     def open(self, directory: Path) -> None:
         import faiss

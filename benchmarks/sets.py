@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,8 +67,8 @@ def made(name: str, base: Vectors, queries: Vectors, work: Path) -> Data:
     data = Data(name, base, queries, u, metadata, work / f"{name}.store")
     if not data.path.exists():
         with embedstore.create(data.path) as store:
-            report = store.add_vectors([str(i) for i in range(len(base))], base, metadata)
-        print(f"{name}: added in {report.seconds}", file=sys.stderr)
+            store.add_vectors([str(i) for i in range(len(base))], base, metadata)
+            store.build()
     return data
 
 

@@ -14,13 +14,12 @@ from embedstore.index.bindings import faiss
 from embedstore.index.exact import Positions, norms
 from embedstore.index.packed import pack
 from embedstore.index.selection import Part
-from embedstore.index.tune import Tuned, parameter_for, widened
+from embedstore.index.tune import STEP_BYTE_NS, STEP_NS, Tuned, parameter_for, widened
 from embedstore.types import Metric, Vectors
 
 T = TypeVar("T")
 _ptr = faiss.swig_ptr
-#: What a step of a graph's search and a row of packed codes take, in nanoseconds, and more for each byte of a code.
-_STEP_NS, _STEP_BYTE_NS = 1_000.0, 4.0
+#: What a row of packed codes takes, in nanoseconds, and more for each byte of a code.
 _ROW_NS, _ROW_BYTE_NS = 5.0, 0.15
 _NEARLY_ALL = 0.9  # of the rows are left, as where some were deleted
 _MARGIN = 1.4  # times as many selected rows as are wanted are expected on a walk
@@ -201,7 +200,7 @@ class Tier:
         code = faiss.downcast_index(knobs.inner(self.index).storage).sa_code_size()
         value, width = self._setting(k, recall)
         steps = min(max(value, _MARGIN * width) / max(part.share, 1e-3), self._limit)
-        return bool(part.count * (_ROW_NS + _ROW_BYTE_NS * code) < steps * (_STEP_NS + _STEP_BYTE_NS * code))
+        return bool(part.count * (_ROW_NS + _ROW_BYTE_NS * code) < steps * (STEP_NS + STEP_BYTE_NS * code))
 
     def _setting(self, k: int, recall: float | None) -> tuple[int, int]:
         """Value of the knob, and number of candidates."""

@@ -26,6 +26,11 @@ from embedstore.types import Metric, Vectors
 _Z = 1.959964  # 97.5 % quantile of the normal distribution: two-sided 95 %
 _DEPTHS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 _WIDE = 256  # efSearch at which a graph misses little: to see what codes alone cost, and where the curve ends
+#: Nanoseconds of a step of a graph's search and of a code in a list, more for each byte of a code, and of a candidate
+#: whose vector is in memory.
+STEP_NS, STEP_BYTE_NS = 1_000.0, 4.0
+_CODE_NS, _CODE_BYTE_NS = 10.0, 0.2
+ROW_NS = 500.0
 _NEIGHBOURS = 10  # of an item, among which two are drawn to make a probe
 
 
@@ -148,6 +153,7 @@ def tune(
     target: float,
     metric: Metric = Metric.L2,
     own: Positions | None = None,
+    row_ns: float = ROW_NS,
 ) -> Tuned:
     """The cheapest efSearch or nprobe, with a re-ranking depth, that reaches a recall.
 
@@ -165,6 +171,7 @@ def tune(
         own: int64 (nq,), the position of a query that is itself indexed, which is left out of its answer; -1 for
             others. Where both kinds are given, both have to reach the target, and the worse one is reported: on
             Fashion-MNIST's pixels the items' own recall flatters, in fitted latent spaces it is the lower one.
+        row_ns: nanoseconds that reading a candidate's vector and computing its distance take.
     """
     if not 0 < target <= 1:
         raise InvalidArgument(f"recall must be above 0 and at most 1, not {target}")
@@ -208,7 +215,7 @@ def tune(
         if depth < _DEPTHS[-1] and min(hits(ceiling[kind, :width], truth[kind]).mean() for kind in kinds) < target:
             continue
         if (value := smallest(width)) is not None:
-            found.append((_cost(index, value) + width, value, depth))
+            found.append((cost(index, value) + width * row_ns, value, depth))
     width = _width(k, _DEPTHS[-1], total)
     if found:
         _, best, depth = min(found)
@@ -242,14 +249,14 @@ def widened(depth: float, value: int, tuned: int) -> float:
     return depth * max(1.0, value / tuned)
 
 
-def _cost(index: Any, value: int) -> float:
-    """What a search costs at this value of the parameter, in rows read for re-ranking (measured on two cores).
-
-    A step of a graph search computes about as many distances, from codes, as take the time to read one row; lists are
-    scanned at about 16 codes in that time.
-    """
+def cost(index: Any, value: int) -> float:
+    """Nanoseconds that a search takes at this value of the parameter, as measured on one core, without its overhead."""
     core = knobs.inner(index)
-    return value * index.ntotal / (16 * core.nlist) if isinstance(core, faiss.IndexIVF) else float(value)
+    if isinstance(core, faiss.IndexIVF):
+        return float(value * index.ntotal / core.nlist * (_CODE_NS + _CODE_BYTE_NS * core.code_size))
+    if isinstance(core, faiss.IndexHNSW):
+        return float(value * (STEP_NS + STEP_BYTE_NS * faiss.downcast_index(core.storage).sa_code_size()))
+    return float(value)
 
 
 def parameter_for(curve: Sequence[tuple[int, float]], recall: float) -> int:

@@ -124,7 +124,14 @@ def measure(view: SpaceView, config: StoreConfig, rows: int, *, progress: bool =
                     index, numbered, lambda at: view.vectors.read(sample[at]), _QUERIES, _K, metric, seed=config.seed
                 )
             tuned = tune.tune(
-                index, asked.queries, asked.truth, k=_K, target=config.recall, metric=metric, own=asked.own
+                index,
+                asked.queries,
+                asked.truth,
+                k=_K,
+                target=config.recall,
+                metric=metric,
+                own=asked.own,
+                row_ns=view.vectors.row_ns,
             )
             held = bytewise.hold(blocks) if bytewise.fits(blocks, metric, config.memory) else None
             tier = Tier(index, 0, metric, tuned, held)

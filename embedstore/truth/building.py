@@ -34,7 +34,8 @@ Watch: TypeAlias = "Callable[[], int] | None"
 #: A tier is merged with the stretch behind it while it is at most this many times as long: so each vector is rebuilt
 #: O(log n) times, and a store has O(log n) tiers (O'Neil et al., The log-structured merge-tree, 1996).
 _MERGE_RATIO = 2
-_TUNING_QUERIES = 1000
+_TUNING_QUERIES, _FEWER = 1000, 400  # above so many vectors, whose truth takes longer than the rest of a tuning
+_MANY = 2_000_000
 _TUNING_K = 10
 
 
@@ -180,6 +181,15 @@ def tune_tier(
     from embedstore.index import tune
 
     blocks = [(start - first, block) for start, block in vectors.blocks(first, count)]
-    shared = _TUNING_QUERIES, _TUNING_K, metric
+    shared = _TUNING_QUERIES if count <= _MANY else _FEWER, _TUNING_K, metric
     asked = tune.questions(index, blocks, lambda at: vectors.read(at + first), *shared, seed=config.seed)
-    return tune.tune(index, asked.queries, asked.truth, k=_TUNING_K, target=config.recall, metric=metric, own=asked.own)
+    return tune.tune(
+        index,
+        asked.queries,
+        asked.truth,
+        k=_TUNING_K,
+        target=config.recall,
+        metric=metric,
+        own=asked.own,
+        row_ns=vectors.row_ns,
+    )
