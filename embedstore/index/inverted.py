@@ -41,7 +41,13 @@ def counts(index: Any, lists: npt.NDArray[np.int32], part: Part) -> npt.NDArray[
 
 
 def search(
-    index: Any, queries: Vectors, k: int, part: Part, selected: npt.NDArray[np.int64], wanted: float
+    index: Any,
+    queries: Vectors,
+    k: int,
+    part: Part,
+    selected: npt.NDArray[np.int64],
+    wanted: float,
+    packed: Any = None,
 ) -> tuple[Positions, int]:
     """The nearest selected rows, in the nearest lists that hold so many of them together.
 
@@ -52,6 +58,7 @@ def search(
         part: the selected rows.
         selected: as `counts` counts them.
         wanted: selected rows that the lists of each query hold together, where there are as many.
+        packed: lists of the selected rows alone (`packed.pack_lists`), where there are some.
 
     Returns:
         Labels int64 (nq, k), -1 where there are fewer, and the number of lists of the query that needed most.
@@ -73,8 +80,8 @@ def search(
     far = np.ascontiguousarray(np.take_along_axis(far, order, 1))
     values = np.empty((len(queries), k), dtype=np.float32)
     labels = np.empty((len(queries), k), dtype=np.int64)
-    parameters = knobs.inner_parameters(core, width, part.selector)
-    core.search_preassigned_c(
+    parameters = knobs.inner_parameters(core, width, None if packed else part.selector)
+    (packed or core).search_preassigned_c(
         len(queries), _ptr(inside), k, _ptr(lists), _ptr(far), _ptr(values), _ptr(labels), False, parameters
     )
     return labels, width

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from embedstore.index import bytewise, inverted, knobs
 from embedstore.index.bindings import faiss
 from embedstore.index.exact import Positions, norms
-from embedstore.index.packed import pack
+from embedstore.index.packed import pack, pack_lists
 from embedstore.index.selection import Part
 from embedstore.index.tune import STEP_BYTE_NS, STEP_NS, Tuned, parameter_for, widened
 from embedstore.types import Metric, Vectors
@@ -21,6 +21,7 @@ T = TypeVar("T")
 _ptr = faiss.swig_ptr
 #: What a row of packed codes takes, in nanoseconds, and more for each byte of a code.
 _ROW_NS, _ROW_BYTE_NS = 5.0, 0.15
+_FEW = 0.25  # of the rows of inverted lists are selected: they are packed
 _NEARLY_ALL = 0.9  # of the rows are left, as where some were deleted
 _MARGIN = 1.4  # times as many selected rows as are wanted are expected on a walk
 
@@ -127,10 +128,11 @@ class Tier:
         else:  # as many *selected* rows as the tuned value looks at rows
             if part.lists is None:
                 part.lists = inverted.counts(self.index, self._list_numbers(), part)
+            if part.packed is None and part.share <= _FEW:
+                part.packed = pack_lists(self.index, part.mask)
             wanted = value * self.count / self._limit
-            labels, value = _alone(
-                len(queries), lambda: inverted.search(self.index, queries, width, part, part.lists, wanted)
-            )
+            asked = self.index, queries, width, part, part.lists, wanted, part.packed
+            labels, value = _alone(len(queries), lambda: inverted.search(*asked))
         if self.first:
             np.add(labels, self.first, out=labels, where=labels >= 0)
         return labels, {"candidates": width, "parameter": value}
@@ -176,6 +178,8 @@ class Tier:
         That scans no row that isn't selected, and misses none that is, whether the selected ones are near the query or
         far from it. The codes are kept with the part.
         """
+        if self._is_inverted:
+            return None
         if part.packed is None:
             part.packed = pack(self.index, part.rows)
         if part.packed is False:
