@@ -43,8 +43,9 @@ def pack_lists(index: Any, mask: npt.NDArray[np.uint8]) -> Any:
         ids = faiss.rev_swig_ptr(held, length)
         chosen = np.flatnonzero(mask[ids])
         if len(chosen):
-            some = np.ascontiguousarray(faiss.rev_swig_ptr(codes, length * size).reshape(length, size)[chosen])
-            packed.invlists.add_entries(number, len(chosen), _ptr(np.ascontiguousarray(ids[chosen])), _ptr(some))
+            some = faiss.rev_swig_ptr(codes, length * size).reshape(length, size)[chosen]
+            own = ids[chosen]  # named, for a pointer keeps nothing alive
+            packed.invlists.add_entries(number, len(chosen), _ptr(own), _ptr(some))
         lists.release_ids(number, held)
         lists.release_codes(number, codes)
     packed.ntotal = int(np.count_nonzero(mask))

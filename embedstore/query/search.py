@@ -84,6 +84,7 @@ class Searcher:
         space = view.space.name
         match: Match | None = None
         allowed: Selection | None = None
+        failed: SpaceView | None = None
         while True:
             clock = [time.perf_counter()] if explain else None
             computed = knobs.distances_computed() if explain else 0
@@ -104,7 +105,9 @@ class Searcher:
                     hits = [self._hits(view, answer, i, int(row), k) for i, row in enumerate(without)]
             except KeyError:
                 # An item of the answer was deleted, and its id forgotten, since the snapshot was taken.
-                view = self._snapshots.current().spaces[space]
+                if view is failed:
+                    raise
+                failed, view = view, self._snapshots.current().spaces[space]
                 continue
             if clock:
                 _explain(answer.stats, [*clock, time.perf_counter()], match)
