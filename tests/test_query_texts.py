@@ -11,7 +11,18 @@ from embedstore.query import texts
 from embedstore.query.texts import TextColumn
 
 _LIMITS = (0, 500, 1 << 24)  # never as strings; as strings until there are a few; always
-_TEXT = st.text(st.characters(codec=None), max_size=8)  # lone surrogates included: undecodable file names have them
+_TEXT = st.text(
+    st.characters(codec=None, exclude_characters="\0"), max_size=8
+)  # lone surrogates included: undecodable file names have them
+
+
+def joined(pairs: list[tuple[int, str]]) -> tuple[np.ndarray, bytes]:
+    texts_ = [text.encode("utf-8", "surrogatepass") for _, text in pairs]
+    return np.array([row for row, _ in pairs], dtype=np.int64), b"\0".join(texts_)
+
+
+def of(pairs: list[tuple[int, str]]) -> TextColumn:
+    return TextColumn.of(*joined(pairs))
 
 
 @given(st.dictionaries(st.integers(1, 60), _TEXT, min_size=1), st.integers(1, 9), st.sampled_from(_LIMITS))
@@ -21,9 +32,9 @@ def test_a_column_grown_in_steps_gives_the_text_of_every_row_in_any_order(
     pairs = sorted(known.items())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts, "_STRING_BYTES", limit)
-        column = TextColumn.of([])
+        column = of([])
         for start in range(0, len(pairs), step):
-            column = column.grown(pairs[start : start + step])
+            column = column.grown(*joined(pairs[start : start + step]))
         backwards = np.array([row for row, _ in reversed(pairs)])
         assert column.lookup(backwards) == [text for _, text in reversed(pairs)]
         assert column.last == pairs[-1][0]
@@ -34,7 +45,7 @@ def test_a_column_grown_in_steps_gives_the_text_of_every_row_in_any_order(
 def test_a_row_that_is_not_in_the_column_is_a_key_error(rows: set[int], asked: int, limit: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts, "_STRING_BYTES", limit)
-        column = TextColumn.of([(row, str(row)) for row in sorted(rows)])
+        column = of([(row, str(row)) for row in sorted(rows)])
         wanted = np.array([*sorted(rows), asked], dtype=np.int64)
         if asked in rows:
             assert column.lookup(wanted)[-1] == str(asked)
@@ -44,4 +55,20 @@ def test_a_row_that_is_not_in_the_column_is_a_key_error(rows: set[int], asked: i
 
 
 def test_nothing_asked_is_nothing_answered() -> None:
-    assert TextColumn.of([]).lookup(np.empty(0, dtype=np.int64)) == []
+    assert of([]).lookup(np.empty(0, dtype=np.int64)) == []
+
+
+def test_a_few_more_rows_don_t_copy_the_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "_STRING_BYTES", 0)
+    column = of([(row, f"row {row}") for row in range(1, 1001)])
+    block = column.block
+    for row in range(1001, 1100):
+        column = column.grown(*joined([(row, f"row {row}")]))
+        assert column.earlier is not None
+        assert column.earlier.block is block
+        assert column.lookup(np.array([row, 1, row - 1])) == [f"row {row}", "row 1", f"row {row - 1}"]
+    column = column.grown(*joined([(row, f"row {row}") for row in range(1100, 1200)]))
+    assert column.earlier is None
+    assert column.lookup(np.arange(1, 1200)) == [f"row {row}" for row in range(1, 1200)]
+    with pytest.raises(KeyError):
+        column.lookup(np.array([1200]))

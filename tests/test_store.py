@@ -324,3 +324,20 @@ def test_an_export_replaces_regular_files_alone_and_follows_links(store: Store, 
     store.export(tmp_path / "link.csv")
     assert (tmp_path / "link.csv").is_symlink()
     assert (tmp_path / "real.csv").stat().st_size > 0
+
+
+def test_nothing_deleted_is_on_disk_after_a_compact(tmp_path: Path) -> None:
+    path = tmp_path / "gone.store"
+    rows = vectors(400)
+    rows[7] = [2.5e-3, 8.25e7, -3.125e5, 9.0625e2]
+    with embedstore.create(path) as store:
+        store.add_vectors([f"item {i}" for i in range(400)], rows, [{"secret": f"word {i}!"} for i in range(400)])
+        store.delete(["item 7"])
+        store.compact()
+        assert store.count() == 399
+    there = b"".join(file.read_bytes() for file in path.rglob("*") if file.is_file())
+    assert b"word 8!" in there
+    assert rows[8].tobytes() in there
+    assert b"word 7!" not in there
+    assert b"item 7\x00" not in there
+    assert rows[7].tobytes() not in there

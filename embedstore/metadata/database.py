@@ -142,6 +142,11 @@ class Database:
         """A DBAPI connection of the caller's own (one a thread), for the few reads that must take microseconds."""
         return self._connect()
 
+    def vacuum(self) -> None:
+        """Write the file anew without what was deleted: until then SQLite keeps its bytes in free room."""
+        with self._translated(), closing(self._connect()) as connection:
+            connection.execute("VACUUM")
+
     def copy_to(self, target: Path, named: Path | None = None) -> None:
         """SQLite's online backup, synced: whole even while another process commits; what was at ``target`` goes.
 

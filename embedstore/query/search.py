@@ -7,7 +7,6 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -205,8 +204,7 @@ class Searcher:
 
     def _column(self) -> TextColumn:
         with self._lock, self._database.read() as connection:
-            column = self._ids or TextColumn.of([])
-            self._ids = column = column.grown(items.row_ids(connection, after=column.last))
+            self._ids = column = _grown(self._ids, list(items.texts(connection, "id", _last(self._ids))))
             return column
 
     def read_metadata(self, rows: npt.NDArray[np.int64]) -> list[Metadata]:
@@ -229,13 +227,14 @@ class Searcher:
 
     def _metadata_column(self) -> TextColumn:
         with self._lock, self._database.read() as connection:
-            column = self._metadata or TextColumn.of([])
-            more = items.row_metadata(connection, after=column.last)
-            try:
-                self._metadata = column = column.grown(_within(more, _METADATA_BYTES - column.size))
-            except _TooMuchError:
-                self._metadata, self._reads = None, math.inf
-                return TextColumn.of([])
+            parts, size = [], 0 if self._metadata is None else self._metadata.size
+            for part in items.texts(connection, "metadata", _last(self._metadata)):
+                parts.append(part)
+                size += len(part[1])
+                if size > _METADATA_BYTES:
+                    self._metadata, self._reads = None, math.inf
+                    return _grown(None, [])
+            self._metadata = column = _grown(self._metadata, parts)
             return column
 
     def read_images(self, rows: npt.NDArray[np.int64]) -> list[Image.Image | None]:
@@ -256,13 +255,13 @@ def _explain(stats: dict[str, Any], clock: list[float], match: Match | None) -> 
     stats["seconds"] = {stage: end - start for stage, (start, end) in zip(stages, pairwise(clock), strict=True)}
 
 
-class _TooMuchError(Exception):
-    """There is more metadata than is kept in memory."""
+def _last(column: TextColumn | None) -> int:
+    return 0 if column is None else column.last
 
 
-def _within(pairs: Iterable[tuple[int, str]], limit: int) -> Iterator[tuple[int, str]]:
-    for row, text in pairs:
-        limit -= len(text)
-        if limit < 0:
-            raise _TooMuchError
-        yield row, text
+def _grown(column: TextColumn | None, parts: list[tuple[npt.NDArray[np.int64], bytes]]) -> TextColumn:
+    """A column with parts as `items.texts` gives them behind."""
+    if not parts:
+        return column or TextColumn.of(np.empty(0, dtype=np.int64), b"")
+    rows, joined = np.concatenate([rows for rows, _ in parts]), b"\0".join([text for _, text in parts])
+    return TextColumn.of(rows, joined) if column is None else column.grown(rows, joined)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +12,10 @@ import numpy.typing as npt
 #: steps of a loop.)
 _STRING_BYTES = 16 * 2**20
 _OVERHEAD = 72  # bytes of a string, and of the list's pointer to it, beside its letters
+_BETWEEN = "\0"
+_RECENT = 8  # what was added lies in a column of its own until it is one in so many
+
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,52 +30,58 @@ class TextColumn:
         last: the highest row, 0 where there is none.
         size: UTF-8 bytes of all texts.
         strings: the texts, or None where ``block`` has them.
-        block: the texts in UTF-8.
+        block: the texts in UTF-8, each with a byte behind it.
         offsets: int64 (n + 1,), where each begins in the block.
+        earlier: the column of all rows before these, where they are many: it isn't copied for a few more.
     """
 
-    rows: npt.NDArray[np.int64]
+    rows: Rows
     first: int
     last: int
     size: int
     strings: list[str] | None
     block: bytes
     offsets: npt.NDArray[np.int64]
+    earlier: TextColumn | None = None
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[int, str]]) -> TextColumn:
-        """From (row, text) pairs by ascending row; they may be many, and are not kept."""
-        numbers, strings = array("q"), []
-        for row, text in pairs:
-            numbers.append(row)
-            strings.append(text)
-        rows = np.array(numbers, dtype=np.int64)
-        first, last = (numbers[0], numbers[-1]) if numbers else (1, 0)
-        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in strings)
+    def of(cls, rows: Rows, joined: bytes) -> TextColumn:
+        """Of ascending rows and their texts in UTF-8, with a NUL between each two of them, which no text contains."""
+        if not len(rows):
+            return cls(np.empty(0, np.int64), 1, 0, 0, [], b"", np.zeros(1, np.int64))
+        first, last, size = int(rows[0]), int(rows[-1]), len(joined) - len(rows) + 1
         if size + _OVERHEAD * len(rows) <= _STRING_BYTES:
-            return cls(rows, first, last, size, strings, b"", np.zeros(1, dtype=np.int64))
-        encoded = [text.encode("utf-8", "surrogatepass") for text in strings]
-        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-        return cls(rows, first, last, size, None, b"".join(encoded), np.concatenate([[0], np.cumsum(lengths)]))
+            strings = joined.decode("utf-8", "surrogatepass").split(_BETWEEN)
+            return cls(rows, first, last, size, strings, b"", np.zeros(1, np.int64))
+        ends = np.flatnonzero(np.frombuffer(joined, np.uint8) == 0)
+        offsets = np.concatenate([[0], ends + 1, [len(joined) + 1]])
+        return cls(rows, first, last, size, None, joined, offsets)
 
-    def grown(self, pairs: Iterable[tuple[int, str]]) -> TextColumn:
-        """With pairs of later rows behind."""
-        more = TextColumn.of(pairs)
-        if not len(more.rows) or not len(self.rows):
-            return more if len(more.rows) else self
-        rows, size = np.concatenate([self.rows, more.rows]), self.size + more.size
-        if self.strings is not None and more.strings is not None and size + _OVERHEAD * len(rows) <= _STRING_BYTES:
-            return TextColumn(rows, self.first, more.last, size, self.strings + more.strings, b"", self.offsets)
-        if self.strings is None and more.strings is None:
-            offsets = np.concatenate([self.offsets, more.offsets[1:] + self.offsets[-1]])
-            return TextColumn(rows, self.first, more.last, size, None, self.block + more.block, offsets)
-        return TextColumn.of(
-            pair
-            for part in (self, more)
-            for pair in zip(part.rows.tolist(), part.strings or part.lookup(part.rows), strict=True)
-        )
+    def grown(self, rows: Rows, joined: bytes) -> TextColumn:
+        """With later rows behind; arguments as for ``of``."""
+        if not len(rows):
+            return self
+        if not len(self.rows):
+            return TextColumn.of(rows, joined)
+        if self.earlier is None and (self.strings is not None or len(rows) * _RECENT > len(self.rows)):
+            return self._merged(rows, joined)
+        earlier = self.earlier or self
+        recent = TextColumn.of(rows, joined) if self.earlier is None else self._recent()._merged(rows, joined)
+        if len(recent.rows) * _RECENT > len(earlier.rows):
+            return earlier._merged(recent.rows, recent._joined())
+        return replace(recent, earlier=earlier, size=recent.size + earlier.size)
 
-    def lookup(self, rows: npt.NDArray[np.int64]) -> list[str]:
+    def _recent(self) -> TextColumn:
+        """Without what is earlier."""
+        return self if self.earlier is None else replace(self, earlier=None, size=self.size - self.earlier.size)
+
+    def _merged(self, rows: Rows, joined: bytes) -> TextColumn:
+        return TextColumn.of(np.concatenate([self.rows, rows]), self._joined() + _BETWEEN.encode() + joined)
+
+    def _joined(self) -> bytes:
+        return self.block if self.strings is None else _BETWEEN.join(self.strings).encode("utf-8", "surrogatepass")
+
+    def lookup(self, rows: Rows) -> list[str]:
         """The texts of these rows.
 
         Raises:
@@ -82,8 +90,12 @@ class TextColumn:
         wanted = rows.tolist()
         if not wanted:
             return []
-        first = self.first
-        if not first <= min(wanted) <= max(wanted) <= self.last:
+        first, lowest = self.first, min(wanted)
+        if self.earlier is not None and lowest <= self.earlier.last:
+            old = rows <= self.earlier.last
+            before, behind = iter(self.earlier.lookup(rows[old])), iter(self._recent().lookup(rows[~old]))
+            return [next(before if is_old else behind) for is_old in old.tolist()]
+        if not first <= lowest <= max(wanted) <= self.last:
             raise KeyError("row")
         if self.last - first + 1 == len(self.rows):  # no row is missing in between: nothing to search
             at = [row - first for row in wanted]
@@ -95,4 +107,4 @@ class TextColumn:
         if (strings := self.strings) is not None:
             return [strings[i] for i in at]
         block, offsets = self.block, memoryview(self.offsets.data)  # an array gives single numbers three times slower
-        return [block[offsets[i] : offsets[i + 1]].decode("utf-8", "surrogatepass") for i in at]
+        return [block[offsets[i] : offsets[i + 1] - 1].decode("utf-8", "surrogatepass") for i in at]

@@ -52,6 +52,9 @@ def compact(writer: Writer, *, progress: bool = False) -> CompactReport:
         with writer.database.read() as connection:
             dropped = catalog.count_tombstones(connection)
             scattered = len(catalog.read_batches(connection)) > 4 * _fewest_batches(connection)
+        if dropped:
+            # First, while the tombstones say that there is something to do: what fails here is done by the next call.
+            writer.database.vacuum()
         if dropped or scattered:
             try:
                 with writer.database.write() as connection, Progress("compacting", None, progress, "rows") as bar:

@@ -19,6 +19,8 @@ from embedstore.metadata.items import HotReader
 from embedstore.truth.layout import SEGMENTS
 from embedstore.vectors.segments import SegmentVectors
 
+_SLACK = 8  # room for one in so many rows more is kept behind row numbers
+
 
 @dataclass(frozen=True, slots=True)
 class SpaceView:
@@ -148,7 +150,7 @@ class Snapshots:
             if before is None or fresh:
                 files = [(segment.name, segment.length) for segment in own.values()]
                 vectors = SegmentVectors(self._directory / SEGMENTS, space.dimension, files, space.dtype)
-                rows = np.concatenate([before.rows if before else np.empty(0, dtype=np.int64), *fresh])
+                rows = _extended(before.rows if before else np.empty(0, dtype=np.int64), fresh)
             else:
                 vectors, rows = before.vectors, before.rows
             if len(vectors) != len(rows):
@@ -162,6 +164,22 @@ class Snapshots:
             views[space.name] = SpaceView(space, vectors, rows, live, alive, own_tiers)
         last = max((batch.id for batch in batches), default=previous.last_batch if previous else 0)
         return Snapshot(state.seq, state.layout, last, default, views, tuple(segments))
+
+
+def _extended(rows: npt.NDArray[np.int64], fresh: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """``rows`` with fresh ones behind, in the room behind them where there is enough: a commit copies only its own."""
+    total = len(rows) + sum(map(len, fresh))
+    room = rows.base
+    if not isinstance(room, np.ndarray) or len(room) < total:
+        room = np.empty(total + total // _SLACK, dtype=np.int64)
+        room[: len(rows)] = rows
+    start = len(rows)
+    for part in fresh:
+        room[start : start + len(part)] = part  # which no snapshot has seen
+        start += len(part)
+    extended = room[:total]
+    extended.flags.writeable = False
+    return extended
 
 
 def positions_of(rows: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
