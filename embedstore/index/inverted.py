@@ -65,26 +65,49 @@ def search(
     """
     core, inside = knobs.inner(index), _transformed(index, queries)
     share = part.count / max(1, index.ntotal)
-    few = int(np.ceil(_FEW * wanted / max(share, 1e-9) * core.nlist / max(1, index.ntotal)))
+    few = int(_FEW * wanted / max(share, 1e-9) * core.nlist / max(1, index.ntotal)) + 1
     for depth in (min(few, core.nlist), core.nlist):
-        far, nearest = core.quantizer.search(inside, depth)
-        held = np.where(nearest >= 0, selected[nearest], 0)
+        far = np.empty((len(queries), depth), dtype=np.float32)
+        nearest = np.empty((len(queries), depth), dtype=np.int64)
+        core.quantizer.search_c(len(queries), _ptr(inside), depth, _ptr(far), _ptr(nearest), None)
+        held = selected[nearest]  # a label of -1, of which there are none behind the last list, would count the last
         seen = held.cumsum(axis=1)
-        if depth == core.nlist or (seen[:, -1] >= wanted).all():
+        if depth == core.nlist or seen[:, -1].min() >= wanted:
             break
-    # A list that holds nothing selected costs nothing to leave out.
-    used = (seen - held < wanted) & (held > 0)
-    width = max(1, int(used.sum(axis=1).max()))
-    order = np.argsort(~used, axis=1, kind="stable")[:, :width]
-    lists = np.where(np.take_along_axis(used, order, 1), np.take_along_axis(nearest, order, 1), -1)
-    far = np.ascontiguousarray(np.take_along_axis(far, order, 1))
+    if len(queries) == 1:
+        lists, far = _needed(nearest[0], far[0], held[0], seen[0], wanted)
+    else:
+        # A list that holds nothing selected costs nothing to leave out.
+        used = (seen - held < wanted) & (held > 0) & (nearest >= 0)
+        order = np.argsort(~used, axis=1, kind="stable")[:, : max(1, int(used.sum(axis=1).max()))]
+        lists = np.where(np.take_along_axis(used, order, 1), np.take_along_axis(nearest, order, 1), -1)
+        far = np.ascontiguousarray(np.take_along_axis(far, order, 1))
+    width = lists.shape[1]
     values = np.empty((len(queries), k), dtype=np.float32)
     labels = np.empty((len(queries), k), dtype=np.int64)
-    parameters = knobs.inner_parameters(core, width, None if packed else part.selector)
+    found = part.parameters.get(width)
+    if found is None:
+        found = part.parameters[width] = knobs.inner_parameters(core, width, None if packed else part.selector)
     (packed or core).search_preassigned_c(
-        len(queries), _ptr(inside), k, _ptr(lists), _ptr(far), _ptr(values), _ptr(labels), False, parameters
+        len(queries), _ptr(inside), k, _ptr(lists), _ptr(far), _ptr(values), _ptr(labels), False, found
     )
     return labels, width
+
+
+def _needed(
+    nearest: Positions,
+    far: npt.NDArray[np.float32],
+    held: npt.NDArray[np.int64],
+    seen: npt.NDArray[np.int64],
+    wanted: float,
+) -> tuple[Positions, npt.NDArray[np.float32]]:
+    """The same for one query, whose bookkeeping would cost more than its search: lists (1, p) and their distances."""
+    end = int(seen.searchsorted(wanted)) + 1
+    some = held[:end] > 0
+    lists, distances = nearest[:end][some], far[:end][some]
+    if not len(lists):
+        lists, distances = nearest[:1], far[:1]
+    return lists[None], distances[None]
 
 
 def _transformed(index: Any, queries: Vectors) -> Vectors:

@@ -174,10 +174,10 @@ class Clock:
 
     A commit writes the file's pages before it becomes visible, so its modification time moves first: an unchanged,
     settled time means that there is no newer commit. A time so recent that two commits could share it (file systems
-    stamp in ticks of several milliseconds; git calls such entries racy) is never trusted.
+    stamp in ticks of up to ten milliseconds; git calls such entries racy) is never trusted.
     """
 
-    _TICK_NS = 100_000_000
+    _TICK_NS = 25_000_000
 
     def __init__(self, path: Path) -> None:
         self._path = os.fspath(path)
