@@ -83,14 +83,14 @@ def search(
         lists = np.where(np.take_along_axis(used, order, 1), np.take_along_axis(nearest, order, 1), -1)
         far = np.ascontiguousarray(np.take_along_axis(far, order, 1))
     width = lists.shape[1]
-    values = np.empty((len(queries), k), dtype=np.float32)
-    labels = np.empty((len(queries), k), dtype=np.int64)
-    found = part.parameters.get(width)
-    if found is None:
-        found = part.parameters[width] = knobs.inner_parameters(core, width, None if packed else part.selector)
-    (packed or core).search_preassigned_c(
-        len(queries), _ptr(inside), k, _ptr(lists), _ptr(far), _ptr(values), _ptr(labels), False, found
-    )
+    parameters = part.parameters.get(width)
+    if parameters is None:
+        found = knobs.inner_parameters(core, width, None if packed else part.selector)
+        parameters = part.parameters[width] = found
+    values = np.empty((len(inside), k), dtype=np.float32)
+    labels = np.empty((len(inside), k), dtype=np.int64)
+    arguments = _ptr(lists), _ptr(far), _ptr(values), _ptr(labels), False, parameters
+    (packed or core).search_preassigned_c(len(inside), _ptr(inside), k, *arguments)
     return labels, width
 
 

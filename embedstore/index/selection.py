@@ -103,6 +103,20 @@ class Part:
             self._rows = np.flatnonzero(self.mask)
         return self._rows
 
+    def first_of(self, labels: Positions, width: int) -> Positions:
+        """The first selected ones of each row of labels (nq, m): (nq, width), -1 where there are fewer."""
+        there = self.mask[labels].view(np.bool_) & (labels >= 0)
+        if len(labels) == 1:
+            chosen = labels[0][there[0]][:width]
+            found = np.full((1, width), -1, dtype=np.int64)
+            found[0, : len(chosen)] = chosen
+            return found
+        order = np.argsort(~there, axis=1, kind="stable")[:, :width]
+        found = np.where(np.take_along_axis(there, order, 1), np.take_along_axis(labels, order, 1), -1)
+        if found.shape[1] < width:
+            found = np.pad(found, ((0, 0), (0, width - found.shape[1])), constant_values=-1)
+        return found
+
     @property
     def size(self) -> int:
         """Bytes that it takes."""

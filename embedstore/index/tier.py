@@ -22,6 +22,7 @@ _ptr = faiss.swig_ptr
 #: What a row of packed codes takes, in nanoseconds, and more for each byte of a code.
 _ROW_NS, _ROW_BYTE_NS = 5.0, 0.15
 _FEW = 0.25  # of the rows of inverted lists are selected: they are packed
+_MOST = 0.5  # of the rows of inverted lists are selected: all are searched for
 _NEARLY_ALL = 0.9  # of the rows are left, as where some were deleted
 _MARGIN = 1.4  # times as many selected rows as are wanted are expected on a walk
 
@@ -119,13 +120,17 @@ class Tier:
         if setting is None:
             setting = self._settings[k, recall] = self._setting(k, recall)
         value, width = setting
+        most = part is not None and self._is_inverted and part.share >= _MOST
         if part is None:
             labels = self._labels(queries, width, value, self._parameters, None)
         elif self._is_graph:
             labels, value = self._of_graph(queries, width, value, part)
         elif not self._is_inverted:
             labels = self._labels(queries, width, value, part.parameters, part.selector)
-        else:  # as many *selected* rows as the tuned value looks at rows
+        elif most and (found := self._of_most(queries, width, value, part)) is not None:
+            labels = found
+        else:
+            # As many *selected* rows as the tuned value looks at rows.
             if part.lists is None:
                 part.lists = inverted.counts(self.index, self._list_numbers(), part)
             if part.packed is None and part.share <= _FEW:
@@ -149,6 +154,16 @@ class Tier:
             parameters = known[value] = knobs.search_parameters(self.index, value, selector)
         return _searched(self.index, queries, width, parameters)[1]
 
+    def _of_most(self, queries: Vectors, width: int, value: int, part: Part) -> Positions | None:
+        """The nearest of a part that is most of the rows, by a search for more of all rows; None where that is too few.
+
+        FAISS looks each row up in a selector, which takes longer than computing its distance.
+        """
+        probed, wide = int(np.ceil(value / part.share)), int(_MARGIN * width / part.share) + 1
+        labels = self._labels(queries, min(wide, self.count), min(probed, self._limit), self._parameters, None)
+        found = part.first_of(labels, width)
+        return found if found[:, -1].min() >= 0 else None
+
     def _of_graph(self, queries: Vectors, width: int, value: int, part: Part) -> tuple[Positions, int]:
         """The nearest of a part by a walk among all rows, widened by its share; -1 where it met too few of them.
 
@@ -158,17 +173,7 @@ class Tier:
         """
         wide = min(int(max(value, _MARGIN * width) / max(part.share, 1e-3)), self._limit)
         labels = self._labels(queries, wide, wide, self._parameters, None)
-        there = part.mask[labels].view(np.bool_) & (labels >= 0)
-        if len(labels) == 1:
-            chosen = labels[0][there[0]][:width]
-            found = np.full((1, width), -1, dtype=np.int64)
-            found[0, : len(chosen)] = chosen
-            return found, wide
-        order = np.argsort(~there, axis=1, kind="stable")[:, :width]
-        found = np.where(np.take_along_axis(there, order, 1), np.take_along_axis(labels, order, 1), -1)
-        if found.shape[1] < width:
-            found = np.pad(found, ((0, 0), (0, width - found.shape[1])), constant_values=-1)
-        return found, wide
+        return part.first_of(labels, width), wide
 
     def packed(
         self, queries: Vectors, k: int, part: Part, *, recall: float | None = None
