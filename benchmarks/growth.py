@@ -74,6 +74,7 @@ def main() -> None:
         home.mkdir(parents=True, exist_ok=True)
         found = [measure(maker, home, int(rows)) for rows in args.rows.split(",")]
     head("vectors", "recall@10", "queries/s", "of raw FAISS", "MB", "seconds to build", "over FAISS + SQLite")
+    (home / "growth.json").write_text(json.dumps(found))
     for one in found:
         build = one["build"] / (one["FAISS"] + one["SQLite"])
         speed = one["queries/s"], one["queries/s"] / one["raw queries/s"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -197,3 +198,22 @@ def test_a_watch_ends_a_build_between_two_steps() -> None:
     with pytest.raises(KeyboardInterrupt):
         build.build([np.ones((1 << 21, 8), np.float32)], embedstore.types.Metric.L2, "SQ8", watch=watch)
     assert len(steps) == 3
+
+
+def test_duplicates_that_trap_a_graph_are_put_into_lists(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(9000, 24)).astype(np.float32)
+    rows = rng.permutation(np.concatenate([base, np.repeat(base[:12], 1500, axis=0)]))
+    ids = [str(i) for i in range(len(rows))]
+    with embedstore.create(tmp_path / "d.store", recall=0.9) as store:
+        store.config = store._writer.configure(dataclasses.replace(store.config, tail_floats=1))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(build, "_EXACT_BYTES", 0)
+            store.add_vectors(ids, rows)
+            store.build()
+        [tier] = store.info()["spaces"][0]["tiers"]
+        assert tier["factory"].startswith("IVF")
+        assert tier["recall"] >= 0.9
+        assert store.recall(sample=300).recall >= 0.88
+        hits = store.search(base[3] + np.float32(1e-3), 10)
+        assert (rows[[int(name) for name in hits.ids]] == base[3]).all()
