@@ -15,7 +15,7 @@ import pytest
 
 import embedstore
 from embedstore.index import build
-from embedstore.truth import trust
+from embedstore.truth import building, trust
 from embedstore.truth.tiers import TierWarning
 
 from .oracle import Oracle
@@ -322,7 +322,10 @@ def _factory(path: Path) -> str:
         return str(connection.execute("SELECT factory FROM tiers").fetchone()[0])
 
 
-def test_a_projection_is_kept_only_where_tuning_reaches_the_recall_with_it(tmp_path: Path) -> None:
+def test_a_projection_is_kept_only_where_tuning_reaches_the_recall_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "_WIDE_WALK", 10_000)  # however wide the walk has to be
     rng = np.random.default_rng(0)
     place = rng.integers(0, 12, 7500)
     centres = rng.normal(0, 100, (12, 300))
@@ -333,5 +336,6 @@ def test_a_projection_is_kept_only_where_tuning_reaches_the_recall_with_it(tmp_p
     for base, expected in ((inside, "PCA32,HNSW32,SQ8"), (across, "HNSW32,SQ8")):
         with embedstore.create(tmp_path / expected) as store:
             store.add_vectors([str(i) for i in range(7500)], base.astype(np.float32))
+            store.build()
             assert store.recall(sample=200).recall >= 0.97
         assert _factory(tmp_path / expected) == expected
