@@ -12,7 +12,7 @@ import click
 from embedstore.cli import output
 from embedstore.cli.options import Bytes, bars, example, json_option, progress_option, store_argument
 from embedstore.errors import InvalidArgument
-from embedstore.types import AddReport, Metric, Reader
+from embedstore.types import AddReport, Dtype, Metric, Reader
 
 if TYPE_CHECKING:
     from embedstore.store import Store
@@ -100,6 +100,7 @@ def index(
         reader_options["vectors"] = True
     if no_labels:
         reader_options["labels"] = False
+    dtype = dtype and Dtype.parse(dtype).value
     settings = {"recall": recall, "factory": factory, "memory": memory, "dtype": dtype, "seed": seed}
     from embedstore.ingest.spaces import FitOptions
 

@@ -36,16 +36,17 @@ progress_option = click.option(
 )
 
 
-class Bytes(click.ParamType[int]):
+class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in newer versions only
     """An amount of memory: 500M, 2G, 1.5GB, or bytes."""
 
     name = "bytes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
-        if found is None or float(found[1]) == 0:
+        amount = 0.0 if found is None else float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")
+        if not 1 <= amount < 2**63:
             self.fail(f"{value!r} is no amount of memory: write 500M or 2G", param, ctx)
-        return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+        return int(amount)
 
 
 def output_option(help: str, *, required: bool = False) -> Callable[[F], F]:

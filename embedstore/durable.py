@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,12 +77,37 @@ def only_one(directory: Path, seconds: float = 0.0) -> Iterator[bool]:
     with writing(directory):
         descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     deadline = time.monotonic() + seconds
+    _held.add(descriptor)
     try:
         while not (taken := _try_lock(descriptor)) and time.monotonic() < deadline:
             time.sleep(0.02)
         yield taken
     finally:
-        os.close(descriptor)
+        _held.discard(descriptor)
+        _unlock(descriptor)
+
+
+#: What a child process that is forked meanwhile must let go of: it is not the one that holds the locks.
+_held: set[int] = set()
+
+
+def _unlock(descriptor: int) -> None:
+    """Give a lock back, also where a forked process has the same file open still, and close the file."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
+def _after_fork() -> None:
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)  # the parent's lock stays: it belongs to the open file, which the parent has as well
+    _held.clear()
+    for lock in list(_locks):
+        lock.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -102,6 +128,11 @@ class WriteLock:
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path
         self._timeout = timeout
+        self.forget()
+        _locks.add(self)
+
+    def forget(self) -> None:
+        """Hold nothing: of a new lock, and in a process that was forked while another thread held it."""
         self._own = threading.RLock()
         self._depth = 0
         self._descriptor = -1
@@ -128,7 +159,8 @@ class WriteLock:
             finally:
                 self._depth -= 1
                 if self._depth == 0:
-                    os.close(self._descriptor)
+                    _held.discard(self._descriptor)
+                    _unlock(self._descriptor)
                     self._descriptor = -1
         finally:
             self._own.release()
@@ -159,6 +191,7 @@ class WriteLock:
                 os.close(descriptor)
                 raise
         self._descriptor = descriptor
+        _held.add(descriptor)
         if read_only:
             return
         # Only for people; the lock is the kernel's. Never synced: it means nothing after a crash.
@@ -166,3 +199,6 @@ class WriteLock:
         name = f"process {os.getpid()} ({purpose}, since {time.strftime('%H:%M:%S')})".encode()[: _NAME - 1]
         with suppress(OSError):  # a full disk has no room for a name, and a deletion may be what makes room
             os.pwrite(descriptor, name.ljust(_NAME - 1) + b"\n", 0)
+
+
+_locks: weakref.WeakSet[WriteLock] = weakref.WeakSet()

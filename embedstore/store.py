@@ -16,7 +16,7 @@ from embedstore.compute.space import LatentSpace, Spaces
 from embedstore.compute.verbs import LatentVerbs
 from embedstore.config import StoreConfig
 from embedstore.encoders.loaded import Encoders
-from embedstore.errors import InvalidArgument, StoreClosed, UnknownSpace
+from embedstore.errors import InvalidArgument, StoreBusy, StoreClosed, UnknownSpace
 from embedstore.ingest import spaces
 from embedstore.ingest import vectors as vector_ingest
 from embedstore.ingest.pipeline import Target
@@ -149,8 +149,11 @@ class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
             self._builder.later()
         else:
             start = time.perf_counter()
-            if self._builder.now(check=True, progress=progress):
-                report.seconds["build"] = time.perf_counter() - start
+            try:
+                if self._builder.now(check=True, progress=progress):
+                    report.seconds["build"] = time.perf_counter() - start
+            except StoreBusy as error:  # what was indexed is committed
+                report.notes.append(f"{error}; until then what it doesn't cover is searched exactly")
         return report
 
     def add_vectors(

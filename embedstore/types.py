@@ -58,13 +58,13 @@ class Metric(enum.StrEnum):
 class Dtype(enum.StrEnum):
     """How vectors are kept on disk; computed with are always float32. Parsed here and nowhere else.
 
-    =======  ===================  ====================================================
+    =======  ===================  =====================================================
     dtype    bytes of a vector    loss
-    =======  ===================  ====================================================
+    =======  ===================  =====================================================
     float32  4 d                  none
-    float16  2 d                  each number by at most 0.05 % of itself
+    float16  2 d                  each number by at most 0.05 % of itself, or 3e-8
     int8     d + 4                each number by at most 0.4 % of its vector's largest
-    =======  ===================  ====================================================
+    =======  ===================  =====================================================
     """
 
     FLOAT32 = "float32"

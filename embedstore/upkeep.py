@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedstore import describe
-from embedstore.errors import InvalidArgument
+from embedstore.errors import InvalidArgument, StoreBusy
 from embedstore.query import recall as recall_measure
 from embedstore.truth import backup, compact
 from embedstore.validate import check_k, check_recall
@@ -101,18 +102,26 @@ class UpkeepVerbs:
         if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1000:
             raise InvalidArgument(f"rows is {rows!r}, but must be a whole number of at least 1,000")
         view = self._view(space)
-        config = replace(
-            self.config, recall=self.config.recall if recall is None else recall, memory=memory or self.config.memory
-        )
+        config = self.config
+        if recall is not None:
+            config = replace(config, recall=recall)
+        if memory is not None:
+            config = replace(config, memory=memory)
         if apply:
             self._writer.check_writable()
         from embedstore.query import tuning
 
         report = tuning.measure(view, config, rows, progress=progress)
         if apply and report.chosen is not None:
-            factory = None if report.chosen.factory == "exact" else report.chosen.factory
-            self.config = self._writer.configure(replace(config, factory=factory))
-            self._builder.now(renew=True, progress=progress)
+            factory = report.chosen.factory
+            before, self._writer.config = self._writer.config, replace(config, factory=factory)
+            try:
+                self._builder.now(renew=True, progress=progress)
+            except BaseException:
+                self._writer.config = before
+                raise
+            self.config = self._writer.configure(self._writer.config)
+            self._settings["config"] = self.config.to_json()
         return report
 
     def compact(self, *, progress: bool = False) -> CompactReport:
@@ -120,7 +129,8 @@ class UpkeepVerbs:
         self._open()
         self._builder.stop(60.0)  # what it builds would be void
         report = compact.compact(self._writer, progress=progress)
-        self._builder.now(check=True, merge=True, progress=progress)
+        with suppress(StoreBusy):  # another process builds, after what was freed
+            self._builder.now(check=True, merge=True, progress=progress)
         return report
 
     def build(self, *, progress: bool = False) -> int:

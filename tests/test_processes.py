@@ -109,13 +109,15 @@ def test_the_clock_trusts_an_unchanged_time_only_when_it_is_old(tmp_path: Path) 
     second = 1_000_000_000
     os.utime(file, ns=(100 * second, 100 * second))
     assert clock.changed(200 * second)  # never read
-    clock.settle(clock.stamp())
+    clock.settle(clock.stamp(), 100 * second + second // 100)
+    assert clock.changed(200 * second)  # a commit in the same tick may have come after that reading
+    clock.settle(clock.stamp(), 101 * second)
     assert not clock.changed(200 * second)
     assert clock.changed(100 * second + second // 100)  # as recent as another commit's tick may be
     assert clock.changed(99 * second)  # set back
     os.utime(file, ns=(150 * second, 150 * second))
     assert clock.changed(200 * second)
-    clock.settle(clock.stamp())
+    clock.settle(clock.stamp(), 160 * second)
     other = tmp_path / "other"
     other.touch()
     os.utime(other, ns=(150 * second, 150 * second))

@@ -31,6 +31,7 @@ _REDUCED = (256, 2048)  # dimensions: below, little is to be saved; above, the e
 _VARIANCE = 0.95  # share that a projection has to keep
 _SPECTRUM_ROWS = 8_192  # for seeing how many components that takes
 _COMPONENT_ROWS = 32  # training rows per dimension that a PCA is computed from; FAISS would take a thousand
+EXACT = "exact"
 #: Factories from the one that is fastest to search to the smallest.
 _BY_SIZE = ("HNSW32,SQ8", "IVF*,SQ8", "IVF*,SQ4", "IVF*,RaBitQfs")
 _EXAMPLES = "'HNSW32,SQ8', 'HNSW32,Flat', 'IVF1024,SQ8' or 'PCA64,IVF1024,Flat'"
@@ -39,8 +40,8 @@ _EXAMPLES = "'HNSW32,SQ8', 'HNSW32,Flat', 'IVF1024,SQ8' or 'PCA64,IVF1024,Flat'"
 def choose(n: int, d: int, metric: Metric, factory: str | None = None, memory: int | None = None) -> str | None:
     """The FAISS factory string for ``n`` vectors of ``d`` dimensions, or None to search them exactly.
 
-    ``factory``, where given, is checked and wins; ``IVF*`` in it stands for as many lists as suit n. The rest is by
-    size:
+    ``factory``, where given, is checked and wins; 'exact' is none, and ``IVF*`` in it stands for as many lists as suit
+    n. The rest is by size:
 
     * up to 8 MB of vectors: exact, which takes about a millisecond;
     * up to 500,000 vectors: HNSW (Malkov and Yashunin, 2018) with 32 links over 8-bit codes. On Fashion-MNIST's pixels
@@ -52,6 +53,8 @@ def choose(n: int, d: int, metric: Metric, factory: str | None = None, memory: i
     Within ``memory``, bytes that a process which searches may take (`sizes.process`), graphs give way to lists and
     8-bit codes to 4-bit and 1-bit ones (RaBitQ, Gao and Long, 2024), whose candidates are more, and re-ranked.
     """
+    if factory == EXACT:
+        return None
     if factory is not None:
         factory = sized(factory, n)
         parse(factory, d, metric)

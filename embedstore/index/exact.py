@@ -190,6 +190,8 @@ def search(
         ]
     if not results:
         return np.empty((0, k), dtype=np.float32), np.empty((0, k), dtype=np.int64)
+    if len(results) == 1:
+        return results[0]
     return np.concatenate([d for d, _ in results]), np.concatenate([p for _, p in results])
 
 
@@ -378,6 +380,9 @@ def _parts(rows: Positions, dimension: int) -> Iterator[Positions]:
 
 def _nearest(found: npt.NDArray[np.float32], positions: Positions, k: int) -> tuple[npt.NDArray[np.float32], Positions]:
     """The k smallest of each row; positions ascend within a row, so a stable sort breaks ties by the lower one."""
+    if len(found) == 1 and found.shape[1] >= k:  # what along-axis indexing takes is most of a short tail's scan
+        first = found[0].argsort(kind="stable")[:k]
+        return found[:, first], positions[:, first]
     order = np.argsort(found, axis=1, kind="stable")[:, :k]
     return _padded(np.take_along_axis(found, order, axis=1), np.take_along_axis(positions, order, axis=1), k)
 

@@ -70,7 +70,7 @@ def search(
         far = np.empty((len(queries), depth), dtype=np.float32)
         nearest = np.empty((len(queries), depth), dtype=np.int64)
         core.quantizer.search_c(len(queries), _ptr(inside), depth, _ptr(far), _ptr(nearest), None)
-        held = selected[nearest]  # a label of -1, of which there are none behind the last list, would count the last
+        held = np.where(nearest >= 0, selected[nearest], 0)
         seen = held.cumsum(axis=1)
         if depth == core.nlist or seen[:, -1].min() >= wanted:
             break

@@ -53,11 +53,11 @@ class Selection:
             self._positions = np.flatnonzero(self.mask)
         return self._positions
 
-    def part(self, first: int, count: int) -> Part:
-        """What of it lies among ``count`` positions from ``first``."""
+    def part(self, first: int, count: int, index: Any = None) -> Part:
+        """What of it lies among ``count`` positions from ``first``, for searches of an index over them."""
         part = self._parts.get((first, count))
-        if part is None:
-            part = self._parts[first, count] = Part(self.mask[first : first + count], first)
+        if part is None or part.index is not index:  # what is derived from one index is nothing to another one
+            part = self._parts[first, count] = Part(self.mask[first : first + count], first, index)
         return part
 
     def among(self, other: Selection) -> Selection:
@@ -73,6 +73,7 @@ class Part:
     """A selection of a tier's rows.
 
     Attributes:
+        index: whose rows they are; kept, for what is packed shares its centres.
         count: of selected rows.
         share: of all its rows.
         selector: FAISS's view of it; None where all rows are selected.
@@ -82,8 +83,9 @@ class Part:
         packed: an index of the selected rows alone, once one was made; False where none can be.
     """
 
-    def __init__(self, mask: npt.NDArray[np.uint8], first: int) -> None:
+    def __init__(self, mask: npt.NDArray[np.uint8], first: int, index: Any = None) -> None:
         self.first = first
+        self.index = index
         self.count = int(np.count_nonzero(mask))
         self.share = self.count / max(1, len(mask))
         self.mask = mask

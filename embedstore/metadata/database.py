@@ -196,6 +196,9 @@ class Clock:
         seen = self._seen
         return seen is None or now_ns - seen[1] <= self._TICK_NS or self.stamp() != seen
 
-    def settle(self, stamp: tuple[int, int]) -> None:
-        """What was read is at least as new as ``stamp``."""
-        self._seen = stamp
+    def settle(self, stamp: tuple[int, int], taken_ns: int) -> None:
+        """What was read is at least as new as ``stamp``, which was taken at this time.
+
+        One that was as recent as a tick then may be shared by a commit that came after the reading: it isn't kept.
+        """
+        self._seen = stamp if taken_ns - stamp[1] > self._TICK_NS else None

@@ -29,7 +29,7 @@ COLUMNS = (
 )
 _INSERT = f"INSERT INTO items ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 #: One bound parameter for any number of values, given as a JSON array (see `_listed`).
-_TOGETHER = 100_000  # rows whose texts are read as one
+_TOGETHER, _SOME = 100_000, 10_000  # rows whose texts are read as one; whose sizes are added up
 _AMONG = "IN (SELECT value FROM json_each(?))"
 
 
@@ -126,6 +126,21 @@ def ids_of(connection: Connection, where: Condition | None = None) -> list[str]:
         query = f"SELECT id FROM items WHERE row IN ({where.rows}) ORDER BY row"
         found = connection.execute(query, where.parameters)
     return [name for (name,) in found]
+
+
+def more_metadata_than(connection: Connection, limit: int, after: int = 0) -> bool:
+    """Whether the metadata of live items with a row above ``after`` take more than so many bytes."""
+    query = (
+        "SELECT count(*), max(row), sum(size) FROM "
+        "(SELECT row, length(CAST(metadata AS BLOB)) AS size FROM items WHERE row > ? ORDER BY row LIMIT ?)"
+    )
+    total, count = 0, _SOME
+    while count == _SOME:
+        count, last, size = connection.execute(query, (after, _SOME)).fetchone()
+        total, after = total + (size or 0), last
+        if total > limit:
+            return True
+    return False
 
 
 def texts(

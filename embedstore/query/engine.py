@@ -155,7 +155,7 @@ class Engine:
         selection: Selection | None,
         recall: float | None,
     ) -> Answer:
-        part = None if selection is None else selection.part(tier.first, tier.count)
+        part = None if selection is None else selection.part(tier.first, tier.count, tier.index)
         if part is None or part.selector is None:
             if tier.held is not None:
                 return Answer(*tier.nearest(queries, k, recall=recall))
@@ -207,7 +207,7 @@ class Engine:
         parts = [
             self._tier(view, tier, queries, k, selection, recall)
             for tier in used
-            if selection is None or selection.part(tier.first, tier.count).count
+            if selection is None or selection.part(tier.first, tier.count, tier.index).count
         ]
         stats: dict[str, Any] = {"plan": [part.stats for part in parts]}
         end, uncovered = 0, []
@@ -223,6 +223,9 @@ class Engine:
         distances = np.concatenate([part.distances for part in parts], axis=1)
         positions = np.concatenate([part.positions for part in parts], axis=1)
         # Nearest first, ties by position; the padding (inf, -1) goes last.
+        if len(queries) == 1:
+            nearest = np.lexsort((positions[0], distances[0]))[:k]
+            return Answer(distances[:, nearest], positions[:, nearest], stats)
         order = np.lexsort((positions, distances), axis=1)[:, :k]
         return Answer(np.take_along_axis(distances, order, 1), np.take_along_axis(positions, order, 1), stats)
 

@@ -227,13 +227,11 @@ class Searcher:
 
     def _metadata_column(self) -> TextColumn:
         with self._lock, self._database.read() as connection:
-            parts, size = [], 0 if self._metadata is None else self._metadata.size
-            for part in items.texts(connection, "metadata", _last(self._metadata)):
-                parts.append(part)
-                size += len(part[1])
-                if size > _METADATA_BYTES:
-                    self._metadata, self._reads = None, math.inf
-                    return _grown(None, [])
+            after, room = _last(self._metadata), _METADATA_BYTES - (self._metadata.size if self._metadata else 0)
+            if items.more_metadata_than(connection, room, after):
+                self._metadata, self._reads = None, math.inf
+                return _grown(None, [])
+            parts = list(items.texts(connection, "metadata", after))
             self._metadata = column = _grown(self._metadata, parts)
             return column
 

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import warnings
+import weakref
 from contextlib import suppress
 
 from embedstore.errors import EmbedstoreError, InvalidArgument
@@ -41,10 +42,15 @@ class Builder:
     def __init__(self, writer: Writer, snapshots: Snapshots) -> None:
         self._writer = writer
         self._snapshots = snapshots
-        self._lock = threading.Lock()  # of the fields below
-        self._thread: threading.Thread | None = None
         self._asked: float | None = None  # when somebody last appended
         self._quiet = _QUIET
+        self.forget()
+        _builders.add(self)
+
+    def forget(self) -> None:
+        """Have no thread: at first, and in a process that was forked, which has none of its parent's."""
+        self._lock = threading.Lock()  # of the fields here
+        self._thread: threading.Thread | None = None
         self._hurry = threading.Event()  # somebody waits for the build
         self._stop = threading.Event()
 
@@ -57,13 +63,18 @@ class Builder:
         if not _may_be_due(self._writer, self._snapshots):
             return
         with self._lock:
-            if self._thread is None:
-                self._stop.clear()
-                self._hurry.clear()
-                self._thread = threading.Thread(target=self._work, name="embedstore-build", daemon=True)
-                # A thread that is within FAISS while Python ends brings the process down.
-                atexit.register(self.stop, _AT_EXIT)
-                self._thread.start()
+            self._stop.clear()
+            if self._thread is not None:
+                return
+            self._hurry.clear()
+            thread = threading.Thread(target=self._work, name="embedstore-build", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # no thread to be had: whoever closes the store, or writes next, builds
+            self._thread = thread
+            # A thread that is within FAISS while Python ends brings the process down.
+            atexit.register(self.stop, _AT_EXIT)
 
     def now(self, *, check: bool = False, merge: bool = False, renew: bool = False, progress: bool = False) -> int:
         """Build what is due and wait for it; returns how many tiers were built here.
@@ -85,7 +96,8 @@ class Builder:
 
     def settle(self) -> None:
         """Wait until nothing is being built behind the caller's back, with all cores."""
-        thread = self._thread
+        with self._lock:
+            thread = self._thread
         self._hurry.set()
         try:
             if thread is not None:
@@ -96,9 +108,10 @@ class Builder:
 
     def stop(self, patience: float = 2.0) -> None:
         """Break off what is being built behind the caller's back: whoever writes next begins it again."""
+        with self._lock:
+            thread = self._thread
         self._stop.set()
         self._hurry.set()
-        thread = self._thread
         if thread is not None:
             thread.join(patience)  # a step takes about a second; a longer one, as training, ends by itself
 
@@ -115,16 +128,19 @@ class Builder:
                 if rest <= 0:
                     break
                 self._hurry.wait(rest)
-            begun = time.monotonic()
+            begun, alone = time.monotonic(), True
             try:
                 if not self._stop.is_set():
                     with self._writer.try_building() as alone:
-                        if alone:  # else another process is at it, and looks again before it ends
+                        if alone:
                             self._build_due(watch=self._watch)
+                if not alone:
+                    self._snapshots.current()
             except _BrokenOff:
                 pass
             except EmbedstoreError as error:
-                self._end()
+                with self._lock:
+                    self._end()
                 warnings.warn(
                     f"{self._writer.directory}: no index was built ({error}); searching exactly until "
                     "`embedstore compact` builds it",
@@ -133,9 +149,13 @@ class Builder:
                 )
                 return
             except BaseException:
-                self._end()
+                with self._lock:
+                    self._end()
                 raise
             with self._lock:
+                if not alone and not self._hurry.is_set():
+                    # Another process is at it, and may have looked before the last rows came: look again.
+                    self._asked = time.monotonic()
                 more = (self._asked or 0.0) > begun and _may_be_due(self._writer, self._snapshots)
                 if self._stop.is_set() or not more:
                     self._end()
@@ -170,6 +190,9 @@ class Builder:
         writer.appended = 0
         if check:
             _drop_faulty(writer, snapshots)
+        if renew:  # as 'exact', which has none
+            spaces = [view for view in snapshots.current().spaces.values() if not plan(view, writer.config, renew=True)]
+            _drop(writer, [tier.id for view in spaces for tier in view.tiers])
         while True:
             snapshot = snapshots.current()
             due = [
@@ -213,11 +236,14 @@ def _may_be_due(writer: Writer, snapshots: Snapshots) -> bool:
 
 def _drop_faulty(writer: Writer, snapshots: Snapshots) -> None:
     records = [tier for view in snapshots.current().spaces.values() for tier in view.tiers]
-    faulty = [record.id for record in records if fault(writer.directory, record) is not None]
-    if faulty:
-        with writer.locked("dropping damaged tiers"), writer.database.write() as connection:
+    _drop(writer, [record.id for record in records if fault(writer.directory, record) is not None])
+
+
+def _drop(writer: Writer, tiers: list[int]) -> None:
+    if tiers:
+        with writer.locked("dropping tiers"), writer.database.write() as connection:
             catalog.advance(connection)
-            catalog.drop_tiers(connection, faulty)
+            catalog.drop_tiers(connection, tiers)
 
 
 def _remove_unnamed(writer: Writer) -> None:
@@ -227,3 +253,14 @@ def _remove_unnamed(writer: Writer) -> None:
         if path.name not in named and OURS.fullmatch(path.name):
             with suppress(OSError):
                 path.unlink()
+
+
+_builders: weakref.WeakSet[Builder] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for builder in list(_builders):
+        builder.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

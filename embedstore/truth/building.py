@@ -109,6 +109,7 @@ def build_tier(
         if tuned.target_met and tuned.parameters.get("efSearch", 0) <= _WIDE_WALK:
             break
     _, _, factory, index, tuned = min(found, key=lambda one: one[:2])
+    said = {"metric": space.metric.value, "bytes": bytewise.fits(blocks, space.metric, config.memory)}
     if watch is not None:
         watch()
     with _naming(writer, watch), writer.database.write() as connection:
@@ -129,11 +130,7 @@ def build_tier(
             factory=factory,
             sha256=sha256,
             signature=trust.sign(sha256),
-            tuned={
-                **asdict(tuned),
-                "metric": space.metric.value,
-                "bytes": bytewise.fits(blocks, space.metric, config.memory),
-            },
+            tuned={**asdict(tuned), **said},
         )
     vectors.release()
     return True

@@ -102,8 +102,10 @@ def settle(directory: Path, given: dict[str, Any]) -> bool:
 
 def _check_factory(config: StoreConfig) -> None:
     if config.factory is not None:
-        from embedstore.index.build import parse, sized
+        from embedstore.index.build import EXACT, parse, sized
 
+        if config.factory == EXACT:
+            return
         parse(sized(config.factory, _USUAL), 64, Metric.L2)
 
 

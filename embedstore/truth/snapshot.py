@@ -94,11 +94,12 @@ class Snapshots:
         if snapshot is not None and not self._clock.changed(time.time_ns()):
             return snapshot
         with self._lock:
+            taken = time.time_ns()
             stamp = self._clock.stamp()
             snapshot = self._current
             if snapshot is None or self.hot().seq() != snapshot.seq:
                 snapshot = self._current = self._read(snapshot)
-            self._clock.settle(stamp)
+            self._clock.settle(stamp, taken)
             return snapshot
 
     def known(self) -> Snapshot:

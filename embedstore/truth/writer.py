@@ -108,7 +108,7 @@ class Writer:
         with self._building(self.config.lock_seconds) as alone:
             if not alone:
                 raise StoreBusy(
-                    f"the index of {self.directory} is being built by another process: wait for it to end, or stop it"
+                    f"the index of {self.directory} is being built by another process or thread: wait for it to end"
                 )
             yield
 

@@ -1,9 +1,9 @@
 """How the numbers of a vector are kept: as float32, or with a loss in a half or a quarter of the room.
 
-float16 rounds each number to 11 bits: by at most 0.05 % of itself. int8 keeps each vector as 8-bit steps of its own
-largest number, with a float32 that says how long a step is: each number is off by at most 0.4 % of the largest. (One
-scale for all vectors, which saves those four bytes, was rejected: it has to be known before the first vector, and what
-comes later may lie outside of it.)
+float16 rounds each number to 11 bits: by at most 0.05 % of itself, or by 3e-8. int8 keeps each vector as 8-bit steps of
+its own largest number, with a float32 that says how long a step is: each number is off by at most 0.4 % of the largest.
+(One scale for all vectors, which saves those four bytes, was rejected: it has to be known before the first vector, and
+what comes later may lie outside of it.)
 
 Whatever is asked of a store, it computes with the numbers that it keeps: distances are exact for those.
 """
