@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -40,11 +41,13 @@ class UpkeepVerbs:
     _builder: Builder
     _searcher: Searcher
 
+    @abstractmethod
     def _open(self) -> None:
-        raise NotImplementedError
+        """Raise StoreClosed where the store was closed."""
 
+    @abstractmethod
     def _view(self, space: str | None = None) -> SpaceView:
-        raise NotImplementedError
+        """The space of a name (None: the default one) at the newest commit."""
 
     def recall(
         self,

@@ -151,6 +151,12 @@ def questions(
     return Questions(queries[clear], near[clear, :k], own[clear])
 
 
+def tune_by(index: Any, asked: Questions, *, target: float, metric: Metric, row_ns: float) -> Tuned:
+    """`tune` by these questions."""
+    shared = {"k": asked.truth.shape[1], "target": target, "metric": metric}
+    return tune(index, asked.queries, asked.truth, **shared, own=asked.own, row_ns=row_ns)
+
+
 def tune(
     index: Any,
     sample_queries: Vectors,

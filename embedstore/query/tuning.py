@@ -123,16 +123,7 @@ def measure(view: SpaceView, config: StoreConfig, rows: int, *, progress: bool =
                 asked = tune.questions(
                     index, numbered, lambda at: view.vectors.read(sample[at]), _QUERIES, _K, metric, seed=config.seed
                 )
-            tuned = tune.tune(
-                index,
-                asked.queries,
-                asked.truth,
-                k=_K,
-                target=config.recall,
-                metric=metric,
-                own=asked.own,
-                row_ns=view.vectors.row_ns,
-            )
+            tuned = tune.tune_by(index, asked, target=config.recall, metric=metric, row_ns=view.vectors.row_ns)
             held = bytewise.hold(blocks) if bytewise.fits(blocks, metric, config.memory) else None
             tier = Tier(index, 0, metric, tuned, held)
             size = len(faiss.serialize_index(index)) / len(sample) + (dimension if held is not None else 0)

@@ -191,13 +191,4 @@ def tune_tier(
     blocks = [(start - first, block) for start, block in vectors.blocks(first, count)]
     shared = _TUNING_QUERIES if count <= _MANY else _FEWER, _TUNING_K, metric
     asked = tune.questions(index, blocks, lambda at: vectors.read(at + first), *shared, seed=config.seed)
-    return tune.tune(
-        index,
-        asked.queries,
-        asked.truth,
-        k=_TUNING_K,
-        target=config.recall,
-        metric=metric,
-        own=asked.own,
-        row_ns=vectors.row_ns,
-    )
+    return tune.tune_by(index, asked, target=config.recall, metric=metric, row_ns=vectors.row_ns)
