@@ -179,9 +179,11 @@ def _check_metric(reader: Reader, metric: str) -> None:
 def _refuse(store: Store, name: str) -> NoReturn:
     """Raise InvalidArgument for what was settled when the store was made, and is given differently now."""
     kept = getattr(store.config, name)
-    said = kept if kept is not None else "by size" if name == "factory" else "without a bound"
-    way = "`embedstore tune` changes it" if name in ("memory", "recall", "factory") else "make another store"
-    raise InvalidArgument(f"{store.path} was made with {name} {said}, which stays: leave --{name} out; {way}")
+    said = {None: "is not set", **({kept: f"is {output.size(kept)}"} if name == "memory" else {})}.get(
+        kept, f"is {kept}"
+    )
+    way = "change it by `embedstore tune`" if name in ("memory", "recall", "factory") else "make another store"
+    raise InvalidArgument(f"{store.path} has settings of its own, where {name} {said}: leave --{name} out, or {way}")
 
 
 def _placed(store: Store, encoder: str) -> str:

@@ -47,7 +47,7 @@ def info(store: Path, as_json: bool) -> None:
     )
     for space in found["spaces"]:
         click.echo()
-        output.pairs(_space(space, found["recall_target"]))
+        output.pairs(_space(space, found["recall_target"], found["factory"], found["memory"]))
     if found["fields"]:
         click.echo()
         output.table(["metadata", "values"], [[key, _values(field)] for key, field in found["fields"].items()])
@@ -58,7 +58,7 @@ def _sizes(sizes: dict[str, int]) -> str:
     return f"{output.size(sizes['total'])} ({parts})"
 
 
-def _space(space: dict[str, Any], target: float | None) -> list[tuple[str, Any]]:
+def _space(space: dict[str, Any], target: float | None, kind: str | None, memory: int | None) -> list[tuple[str, Any]]:
     encoder = f"{space['encoder']} {space['fingerprint'][:12]}" if space["encoder"] else "none: precomputed vectors"
     lines = [
         (
@@ -78,6 +78,10 @@ def _space(space: dict[str, Any], target: float | None) -> list[tuple[str, Any]]
             low, high = tier["recall_interval"] or (None, None)
             text += f", recall@10 {tier['recall']:.4f}" + (f" ({low:.4f} to {high:.4f})" if low is not None else "")
         lines.append(("index", text))
+    if kind:
+        lines.append(("kind of index", kind))
+    if memory:
+        lines.append(("memory", f"at most {output.size(memory)} for a process that searches"))
     if space["tiers"] and target is not None:
         lines.append(("recall target", f"{target:g}"))
     if space["directions"]:
@@ -176,7 +180,7 @@ def compact(store: Path, progress: bool | None, as_json: bool) -> None:
     else:
         click.echo(
             f"{report.dropped:,} deleted rows dropped, {report.swept:,} leftover files swept, "
-            f"{output.size(report.freed)} freed"
+            f"{output.size(report.freed)} freed" + (f", {report.built} index built" if report.built else "")
         )
 
 
@@ -230,7 +234,11 @@ def tune(
         part = "all" if report.measured == report.vectors else f"{report.measured:,} of"
         output.say(f"note: measured with {part} {report.vectors:,} vectors, one query at a time, one thread")
     if report.chosen is None:
-        output.say(f"error: no index reaches recall {report.target:g} within that memory: allow more, or ask for less")
+        least = min((one.memory for one in report.candidates if one.reached), default=0)
+        way = "ask for less recall, or measure with more --rows"
+        if report.memory is not None and least > report.memory:
+            way = f"at least {output.size(least)} are needed"
+        output.say(f"error: no index reaches recall {report.target:g} within that memory: {way}")
         return output.FAILED
     return 0
 

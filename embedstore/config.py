@@ -8,6 +8,9 @@ from typing import Any
 from embedstore.errors import InvalidArgument
 from embedstore.types import Dtype
 
+#: Bytes of Python with FAISS and an open store.
+LEAST_MEMORY = 130 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
@@ -43,7 +46,12 @@ class StoreConfig:
         if self.memory is not None and (
             not isinstance(self.memory, int) or isinstance(self.memory, bool) or self.memory < 1
         ):
-            raise InvalidArgument(f"memory is {self.memory!r}, but must be a whole number of bytes above 0")
+            raise InvalidArgument(f"memory is {self.memory!r}, but must be a whole number of bytes")
+        if self.memory is not None and self.memory < LEAST_MEMORY:
+            raise InvalidArgument(
+                f"memory is {self.memory:,} bytes, but a process that searches takes {LEAST_MEMORY:,} before it holds "
+                "a single vector: allow more"
+            )
         Dtype.parse(self.dtype)
         for name in ("tail_floats", "segment_bytes", "lock_seconds"):
             value = getattr(self, name)

@@ -91,6 +91,7 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
         "items": count,
         "commits": snapshot.seq,
         "created": settings.get("created"),
+        **{name: settings.get("config", {}).get(name) for name in ("factory", "memory")},
         "recall_target": settings.get("config", {}).get("recall"),
         "spaces": spaces,
         "fields": fields,

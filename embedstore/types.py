@@ -72,11 +72,11 @@ class Dtype(enum.StrEnum):
     INT8 = "int8"
 
     @classmethod
-    def parse(cls, value: str | Dtype) -> Dtype:
+    def parse(cls, value: npt.DTypeLike | Dtype) -> Dtype:
         """Return the dtype named by ``value``, or raise InvalidArgument."""
         try:
-            return cls(value.lower() if isinstance(value, str) else value)
-        except ValueError:
+            return cls(value.lower() if isinstance(value, str) else np.dtype(value).name)
+        except (ValueError, TypeError):
             raise InvalidArgument(f"unknown dtype {value!r}: use one of {', '.join(d.value for d in cls)}") from None
 
     def row_bytes(self, dimension: int) -> int:

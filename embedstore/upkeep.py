@@ -93,7 +93,7 @@ class UpkeepVerbs:
         Args:
             memory: bytes that a process which searches may take (default: what the store was told, or no bound).
             recall: recall@10 to reach (default: the store's).
-            rows: at most so many vectors are measured with.
+            rows: at most so many vectors, 1,000 or more, are measured with.
             space: to measure in.
             apply: False only measures.
             progress: bars on stderr.
@@ -115,17 +115,27 @@ class UpkeepVerbs:
         from embedstore.query import tuning
 
         report = tuning.measure(view, config, rows, progress=progress)
-        if apply and report.chosen is not None:
-            factory = report.chosen.factory
-            before, self._writer.config = self._writer.config, replace(config, factory=factory)
-            try:
+        return self._build_best(report, config, progress) if apply else report
+
+    def _build_best(self, report: TuneReport, config: StoreConfig, progress: bool) -> TuneReport:
+        """Build the first of a report's kinds that reaches the recall over all vectors, and settle on it."""
+        before = self._writer.config
+        try:
+            for one in report.preferred:
+                self._writer.config = replace(config, factory=one.factory)
                 self._builder.now(renew=True, progress=progress)
-            except BaseException:
-                self._writer.config = before
-                raise
-            self.config = self._writer.configure(self._writer.config)
-            self._settings["config"] = self.config.to_json()
-        return report
+                # What a sample is enough for may miss among more vectors.
+                if all(tier.tuned.get("target_met", True) for tier in self._view(report.space).tiers):
+                    self.config = self._writer.configure(self._writer.config)
+                    self._settings["config"] = self.config.to_json()
+                    return report.choosing(one)
+        except BaseException:
+            self._writer.config = before
+            raise
+        self._writer.config = before
+        if report.preferred:
+            self._builder.now(renew=True, progress=progress)
+        return report.choosing(None)
 
     def compact(self, *, progress: bool = False) -> CompactReport:
         """Rewrite segments without deleted rows, sweep files that no row names, and merge the index's tiers."""
@@ -133,12 +143,14 @@ class UpkeepVerbs:
         self._builder.stop(60.0)  # what it builds would be void
         report = compact.compact(self._writer, progress=progress)
         with suppress(StoreBusy):  # another process builds, after what was freed
-            self._builder.now(check=True, merge=True, progress=progress)
+            built = self._builder.now(check=True, merge=True, progress=progress)
+            report = replace(report, built=built)
         return report
 
     def build(self, *, progress: bool = False) -> int:
         """Build the index over what was added, now, instead of behind the caller's back. Returns how many tiers."""
         self._open()
+        self._writer.check_writable()
         return self._builder.now(progress=progress)
 
     def backup(self, path: str | os.PathLike[str], *, progress: bool = False) -> int:

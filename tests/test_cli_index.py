@@ -129,9 +129,9 @@ def test_a_folder_with_other_things_and_a_file_are_never_made_stores(tmp_path: P
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--recall", "0.5"], "was made with recall 0.99"),
-        (["--seed", "3"], "was made with seed 0"),
-        (["--factory", "Flat"], "was made with factory by size"),
+        (["--recall", "0.5"], "where recall is 0.99"),
+        (["--seed", "3"], "where seed is 0"),
+        (["--factory", "Flat"], "where factory is not set"),
         (["--dimension", "5"], "has 12 dimensions, not 5"),
         (["--encoder", "autoencoder"], "filled by the encoder pca"),
         (["--metric", "euclid"], "unknown metric 'euclid'"),

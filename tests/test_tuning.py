@@ -17,6 +17,7 @@ from embedstore.errors import InvalidArgument, StoreReadOnly
 from embedstore.index import build, sizes
 from embedstore.query import tuning
 from embedstore.store import Store
+from embedstore.truth.tiers import TierWarning
 from embedstore.types import Metric
 
 from .stores import refused
@@ -118,7 +119,8 @@ def test_a_dry_run_changes_nothing(store: Store) -> None:
 
 
 def test_memory_bounds_what_is_chosen_and_holds_for_what_comes_later(store: Store) -> None:
-    assert store.tune(memory=10 * MB).chosen is None  # not even the process itself
+    assert store.tune(memory=int(130.2 * MB)).chosen is None
+    refused(InvalidArgument, "before it holds a single vector", lambda: store.tune(memory=10 * MB))
     assert store.config.memory is None
     report = store.tune(memory=400 * MB)
     assert report.chosen is not None
@@ -146,10 +148,33 @@ def test_the_command_prints_a_table_and_json(store: Store) -> None:
     assert "HNSW32,SQ8" in done.stdout
     assert done.stdout.count("chosen") == 1
     assert "measured with all 6,000 vectors" in done.stderr
-    done = CliRunner().invoke(main, ["tune", path, "--dry-run", "--memory", "9M", "--json", "--no-progress"])
+    done = CliRunner().invoke(main, ["tune", path, "--dry-run", "--memory", "130.2M", "--json", "--no-progress"])
     assert done.exit_code == 1
-    assert json.loads(done.stdout)["memory"] == 9 * MB
-    assert "no index reaches recall 0.9 within that memory" in done.stderr
+    assert json.loads(done.stdout)["memory"] == int(130.2 * MB)
+    assert "within that memory: at least 130." in done.stderr
     done = CliRunner().invoke(main, ["tune", path, "--memory", "much"])
     assert done.exit_code == 2
     assert "write 500M or 2G" in done.stderr
+
+
+def test_what_a_sample_took_for_good_is_checked_over_all_vectors(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse = tuning.Candidate("IVF*,PQ2x4fs", 0.95, True, 9e4, 9.0, 0.1, 10**8, True, True)
+    fine = tuning.Candidate("IVF*,SQ8", 0.95, True, 8e4, 24.0, 0.1, 10**8, True)
+    report = tuning.TuneReport("default", COUNT, 1000, 0.9, None, (coarse, fine))
+    monkeypatch.setattr(tuning, "measure", lambda *_, **__: report)
+    found = store.tune(rows=1000)
+    assert [one.chosen for one in found.candidates] == [False, True]
+    assert store.config.factory == "IVF*,SQ8"
+    assert store.recall(sample=200).recall >= 0.88
+    report = tuning.TuneReport("default", COUNT, 1000, 0.9, None, (coarse,))
+    assert store.tune(rows=1000).chosen is None
+    assert store.config.factory == "IVF*,SQ8"
+    assert store.info()["spaces"][0]["tiers"][0]["factory"] == build.sized("IVF*,SQ8", COUNT)
+
+
+def test_a_bound_that_cant_be_kept_is_said(tmp_path: Path) -> None:
+    with embedstore.create(tmp_path / "b.store", memory=int(131 * MB)) as store:
+        store.add_vectors([str(i) for i in range(140_000)], clouds(140_000))
+        with pytest.warns(TierWarning, match=r"within 131 MiB no index is to be had: a search takes about 1\d\d MiB"):
+            store.build()
+        assert store.info()["memory"] == int(131 * MB)

@@ -220,6 +220,8 @@ def _prepare(index: Any, seed: int) -> None:
     elif isinstance(core, faiss.IndexIVF):
         core.cp.seed = seed + 1234
         core.cp.niter = _ROUNDS
+        if hasattr(core, "pq"):
+            core.pq.cp.min_points_per_centroid = 1
         core.cp.min_points_per_centroid = 1  # a user who names many lists for few vectors needs no warning from C++
 
 

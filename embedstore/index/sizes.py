@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-#: Python with FAISS and an open store, and the vectors that a store keeps mapped (see `vectors.segments`).
+#: Python with FAISS and an open store (as in `config`), and the vectors that a store keeps mapped (`vectors.segments`).
 _PROCESS = 130 * 2**20
 _MAPPED = 128 * 2**20
 _ROW = 33  # bytes of each vector's row number and id

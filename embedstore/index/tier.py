@@ -90,7 +90,7 @@ class Tier:
             distances, labels = np.take_along_axis(distances, order, 1), np.take_along_axis(labels, order, 1)
         if self.first:
             np.add(labels, self.first, out=labels, where=labels >= 0)
-        return distances, labels, {"candidates": width, "parameter": value}
+        return distances, labels, {"plan": "index", "candidates": width, "parameter": value}
 
     def read(self, positions: Positions) -> Vectors:
         """The vectors (n, d) at absolute positions, of a tier that holds them."""
@@ -140,7 +140,7 @@ class Tier:
             labels, value = _alone(len(queries), lambda: inverted.search(*asked))
         if self.first:
             np.add(labels, self.first, out=labels, where=labels >= 0)
-        return labels, {"candidates": width, "parameter": value}
+        return labels, {"plan": "index", "candidates": width, "parameter": value}
 
     def _list_numbers(self) -> npt.NDArray[np.int32]:
         if not self._lists:

@@ -80,6 +80,16 @@ class TuneReport:
         """The one to take; None where none reaches the recall within the budget."""
         return next((one for one in self.candidates if one.chosen), None)
 
+    @property
+    def preferred(self) -> list[Candidate]:
+        """Those that will do: the chosen one, then the others by their speed."""
+        good = [one for one in self.candidates if one.reached and one.fits]
+        return sorted(good, key=lambda one: not one.chosen)
+
+    def choosing(self, chosen: Candidate | None) -> TuneReport:
+        """The same with another choice, or none."""
+        return replace(self, candidates=tuple(replace(one, chosen=one is chosen) for one in self.candidates))
+
 
 def measure(view: SpaceView, config: StoreConfig, rows: int, *, progress: bool = False) -> TuneReport:
     """Build and measure every kind of index that may suit.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from embedstore.progress import Progress
 from embedstore.truth import trust
 from embedstore.truth.layout import TIERS, tier_name
 from embedstore.truth.snapshot import SpaceView
+from embedstore.truth.tiers import TierWarning
 from embedstore.truth.writer import Writer
 
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ def build_tier(
         if tuned.target_met and tuned.parameters.get("efSearch", 0) <= _WIDE_WALK:
             break
     _, _, factory, index, tuned = min(found, key=lambda one: one[:2])
+    _say_what_is_missed(writer, view, factory, tuned)
     said = {"metric": space.metric.value, "bytes": bytewise.fits(blocks, space.metric, config.memory)}
     if watch is not None:
         watch()
@@ -180,6 +183,24 @@ def _removed_on_failure(draft: Path) -> Iterator[None]:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
         raise
+
+
+def _say_what_is_missed(writer: Writer, view: SpaceView, factory: str, tuned: Tuned) -> None:
+    """Warn where a bound on memory costs recall, or can't be kept."""
+    from embedstore.index import sizes
+
+    config, dimension = writer.config, view.space.dimension
+    if config.memory is None:
+        return
+    needed = sizes.process(len(view.rows), dimension, sizes.per_vector(factory, dimension))
+    told = f"{writer.directory}: within {config.memory / 2**20:,.0f} MiB"
+    way = "`embedstore tune` measures other kinds, and changes the bound"
+    if needed > config.memory:
+        said = f"no index is to be had: a search takes about {needed / 2**20:,.0f} MiB; {way}"
+        warnings.warn(f"{told} {said}", TierWarning, stacklevel=2)
+    elif not tuned.target_met:
+        said = f"{factory} finds {tuned.recall:.1%} of the nearest, not {config.recall:.1%}; {way}"
+        warnings.warn(f"{told} {said}", TierWarning, stacklevel=2)
 
 
 def tune_tier(

@@ -30,11 +30,13 @@ class CompactReport:
         dropped: deleted rows whose vectors are gone from the segments.
         freed: bytes.
         swept: files that no row named.
+        built: index tiers made anew.
     """
 
     dropped: int
     freed: int
     swept: int
+    built: int = 0
 
 
 def compact(writer: Writer, *, progress: bool = False) -> CompactReport:
