@@ -22,6 +22,7 @@ from embedstore.truth.writer import Writer
 #: the pause before the last add. A build for every block of a bulk load would do the work several times, and slow the
 #: load down; meanwhile what isn't covered is searched exactly.
 _QUIET, _LONGEST, _PAUSES = 0.5, 10.0, 3.0
+_FIRST = 1.0  # taken for the pause before the first add
 #: Seconds after which it begins although adds go on.
 _PATIENCE = 60.0
 _AT_EXIT = 60.0  # seconds that a process waits in the end for a step of a build
@@ -58,7 +59,7 @@ class Builder:
         """Build what is due once no more is added for a moment. Returns at once."""
         now = time.monotonic()
         with self._lock:
-            pause = 0.0 if self._asked is None else now - self._asked
+            pause = _FIRST if self._asked is None else now - self._asked
             self._quiet, self._asked = min(max(_QUIET, _PAUSES * pause), _LONGEST), now
         if not _may_be_due(self._writer, self._snapshots):
             return
