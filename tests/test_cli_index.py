@@ -172,7 +172,7 @@ def test_a_first_run_that_fails_leaves_no_settings_behind(tmp_path: Path) -> Non
     run("index", tmp_path / "s", source, "--encoder", "pca", "--dimension", 4, "--seed", 4)
     with embedstore.open(tmp_path / "s") as opened:
         assert (opened.config.seed, opened.config.recall) == (4, 0.9)
-    assert "was made with seed 4, which stays" in refused("index", tmp_path / "s", source, "--seed", 5)
+    assert "where seed is 4: leave --seed out" in refused("index", tmp_path / "s", source, "--seed", 5)
 
 
 def test_a_source_of_which_nothing_can_be_read_is_refused_with_the_first_reasons(tmp_path: Path) -> None:

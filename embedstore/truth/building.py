@@ -37,7 +37,7 @@ Watch: TypeAlias = "Callable[[], int] | None"
 #: O(log n) times, and a store has O(log n) tiers (O'Neil et al., The log-structured merge-tree, 1996).
 _MERGE_RATIO = 2
 _TUNING_QUERIES, _FEWER = 1000, 400  # above so many vectors, whose truth takes longer than the rest of a tuning
-_MANY = 2_000_000
+_MANY = 500_000
 _WIDE_WALK = 64  # efSearch, above which lists are tried, too
 _TUNING_K = 10
 
