@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ def measure(maker: scale.Maker, folder: Path, rows: int) -> dict[str, Any]:
     """All of one size; a store that is kept from before isn't built again."""
     path = folder / f"{rows}.store"
     if not path.with_suffix(".json").exists():
+        shutil.rmtree(path, ignore_errors=True)
         scale.import_(maker, path, rows)
     took = json.loads(path.with_suffix(".json").read_text())
     return {"rows": rows, **scale.search(maker, path, rows), "build": took["store"], **took}
