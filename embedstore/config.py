@@ -6,10 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from embedstore.errors import InvalidArgument
-from embedstore.types import Dtype
-
-#: Bytes of Python with FAISS and an open store.
-LEAST_MEMORY = 130 * 2**20
+from embedstore.types import PROCESS_BYTES, Dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +44,9 @@ class StoreConfig:
             not isinstance(self.memory, int) or isinstance(self.memory, bool) or self.memory < 1
         ):
             raise InvalidArgument(f"memory is {self.memory!r}, but must be a whole number of bytes")
-        if self.memory is not None and self.memory < LEAST_MEMORY:
+        if self.memory is not None and self.memory < PROCESS_BYTES:
             raise InvalidArgument(
-                f"memory is {self.memory:,} bytes, but a process that searches takes {LEAST_MEMORY:,} before it holds "
+                f"memory is {self.memory:,} bytes, but a process that searches takes {PROCESS_BYTES:,} before it holds "
                 "a single vector: allow more"
             )
         Dtype.parse(self.dtype)

@@ -24,6 +24,10 @@ Metadata: TypeAlias = dict[str, Any]
 _NUMBERS = (int, float, np.integer, np.floating)
 
 
+#: Bytes that a process takes which searches, before it holds a vector: Python with FAISS and an open store.
+PROCESS_BYTES = 130 * 2**20
+
+
 class Metric(enum.StrEnum):
     """How two latents are compared. Parsed here and nowhere else.
 

@@ -25,6 +25,7 @@ from .stores import refused
 
 COUNT, TAIL, D = 3_000, 60, 16
 FACTORIES = ["HNSW16,SQ8", "HNSW16,Flat", "PCA8,HNSW16,SQ8", "IVF16,SQ8", "Flat"]
+FACTORIES += ["IVF16,Flat", "IVF16,SQfp16", "IVF16,SQ4", "IVF16,RaBitQfs", "PCA8,IVF16,SQ8"]
 U = np.random.default_rng(1).random(COUNT + TAIL)
 GONE = range(0, COUNT, 17)
 #: A filter, and the numbers of the items that match it.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-#: Python with FAISS and an open store (as in `config`), and the vectors that a store keeps mapped (`vectors.segments`).
-_PROCESS = 130 * 2**20
-_MAPPED = 128 * 2**20
+from embedstore.types import PROCESS_BYTES
+
+_MAPPED = 128 * 2**20  # of vectors, which a store keeps mapped (`vectors.segments`)
 _ROW = 33  # bytes of each vector's row number and id
 _ID = 8  # bytes of a vector's label in an inverted list
 _LINK = 4
@@ -14,7 +14,7 @@ _LINK = 4
 
 def process(count: int, dimension: int, per_vector: float) -> int:
     """Bytes that a process takes which searches so many vectors through an index of so many bytes a vector."""
-    return int(_PROCESS + min(_MAPPED, 4 * count * dimension) + count * (_ROW + per_vector))
+    return int(PROCESS_BYTES + min(_MAPPED, 4 * count * dimension) + count * (_ROW + per_vector))
 
 
 def per_vector(factory: str, dimension: int) -> float:
