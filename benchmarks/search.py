@@ -271,7 +271,11 @@ def main() -> None:
         for data in sets:
             pixels = data.name == "pixels"
             if data.name in chosen:
-                factories = ["HNSW32,Flat"] if pixels else ["HNSW32,Flat", "HNSW32,SQ8", "HNSW16,Flat", "IVF1024,Flat"]
+                factories = (
+                    ["HNSW32,Flat"]
+                    if pixels
+                    else ["HNSW32,Flat", "HNSW32,SQ8", "HNSW16,Flat", "IVF512,Flat", "IVF1024,Flat"]
+                )
                 single(data, factories, rounds, size, "≥ 1.5" if pixels else "≥ 0.9 of the best")
             if "batch" in chosen:
                 batch(data, "HNSW32,Flat", 3 if args.quick else 7)

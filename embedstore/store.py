@@ -298,6 +298,10 @@ class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
         Returns:
             Hits, or a list of them for several queries. ``Hits.stats`` says how they were found.
         """
+        if where is None and not exact and not explain and not self._closed and isinstance(query, np.ndarray):
+            nearest = self._searcher.nearest(query, k, recall, space)
+            if nearest is not None:
+                return nearest
         check_k(k)
         check_recall(recall)
         self._open()
@@ -321,7 +325,7 @@ class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
         self._closed = True
         self._snapshots.close()
         self._database.close()
-        self._searcher.engine.forget()
+        self._searcher.forget()
         self._spaces.forget()
 
     def __enter__(self) -> Store:

@@ -79,6 +79,8 @@ def check_queries(vectors: Vectors, dimension: int, metric: Metric) -> None:
 
 def check_k(k: int) -> int:
     """Raise InvalidArgument unless k is a whole number from 1 to 100,000."""
+    if type(k) is int and 1 <= k <= MAX_K:
+        return k
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
         raise InvalidArgument(f"k is {k!r}, but must be a whole number from 1 to {MAX_K:,}")
     return int(k)
@@ -86,8 +88,10 @@ def check_k(k: int) -> int:
 
 def check_recall(recall: float | None) -> None:
     """Raise InvalidArgument unless recall is None or in (0, 1]."""
+    if recall is None:
+        return
     number = isinstance(recall, (int, float, np.number)) and not isinstance(recall, bool)
-    if recall is not None and not (number and 0.0 < recall <= 1.0):
+    if not (number and 0.0 < recall <= 1.0):
         raise InvalidArgument(f"recall is {recall!r}, but must be above 0 and at most 1")
 
 

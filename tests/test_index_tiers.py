@@ -212,10 +212,19 @@ def test_one_broken_vector_does_not_blur_the_codes_of_the_others(base: Array) ->
 
 
 @pytest.mark.parametrize(
-    ("n", "d", "expected"), [(2000, 784, None), (60_000, 784, "HNSW32,SQ8"), (1_000_000, 64, "IVF2048,SQ8")]
+    ("n", "d", "metric", "expected"),
+    [
+        (2000, 784, Metric.L2, None),
+        (60_000, 784, Metric.L2, "HNSW32,SQ8"),
+        (60_000, 64, Metric.IP, "IVF512,Flat"),
+        (60_000, 64, Metric.COSINE, "HNSW32,SQ8"),  # whose distances FAISS doesn't compute
+        (1_000_000, 64, Metric.L2, "IVF2048,Flat"),
+        (1_000_000, 64, Metric.COSINE, "IVF2048,SQ8"),
+        (10_000_000, 64, Metric.L2, "IVF8192,SQ8"),
+    ],
 )
-def test_the_type_follows_the_size(n: int, d: int, expected: str | None) -> None:
-    assert build.choose(n, d, Metric.L2) == expected
+def test_the_type_follows_the_size(n: int, d: int, metric: Metric, expected: str | None) -> None:
+    assert build.choose(n, d, metric) == expected
     assert build.choose(n, d, Metric.L2, "IVF16,Flat") == "IVF16,Flat"
 
 

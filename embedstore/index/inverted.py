@@ -22,10 +22,10 @@ _ptr = faiss.swig_ptr
 _FEW = 4  # times the lists that would do if selected rows lay everywhere, which are looked at before all are
 
 
-def numbers(index: Any) -> npt.NDArray[np.int32]:
-    """int32 (n,): the list that each row lies in."""
+def numbers(index: Any, count: int) -> npt.NDArray[np.int32]:
+    """int32 (count,): the list that each row lies in, -1 where the index doesn't have it (any more)."""
     core = knobs.inner(index)
-    found = np.full(index.ntotal, -1, dtype=np.int32)
+    found = np.full(count, -1, dtype=np.int32)
     for number in range(core.nlist):
         size = core.invlists.list_size(number)
         if size:

@@ -29,6 +29,15 @@ def knob(index: Any) -> str | None:
     return None
 
 
+def holds_vectors(index: Any) -> bool:
+    """Whether the index computes with the vectors as they are, not with codes of them: its distances are exact."""
+    core = inner(index)
+    if isinstance(core, faiss.IndexHNSW):
+        core = faiss.downcast_index(core.storage)
+    flat = isinstance(core, (faiss.IndexFlat, faiss.IndexIVFFlat))
+    return flat and not isinstance(faiss.downcast_index(index), faiss.IndexPreTransform)
+
+
 def limit(index: Any) -> int:
     """Largest sensible value of the knob: all lists, or a graph search as wide as is still cheaper than a scan."""
     core = inner(index)

@@ -19,10 +19,10 @@ from embedstore.index.exact import Positions
 _ptr = faiss.swig_ptr
 
 
-def pack_lists(index: Any, mask: npt.NDArray[np.uint8]) -> Any:
+def pack_lists(index: Any, mask: npt.NDArray[np.uint8], *, own: bool = False) -> Any:
     """The inner index of inverted lists with the rows that a mask (n,) selects; False for kinds that aren't copied.
 
-    It shares its centres with the whole one, which has to live as long.
+    It shares its centres with the whole one, which has to live as long, unless it is to have its own.
     """
     core = knobs.inner(index)
     if type(core) is faiss.IndexIVFScalarQuantizer:
@@ -34,6 +34,9 @@ def pack_lists(index: Any, mask: npt.NDArray[np.uint8]) -> Any:
     else:
         return False
     packed.is_trained, packed.own_fields = True, False
+    if own:
+        centres = faiss.clone_index(core.quantizer)
+        packed.quantizer, packed.referenced_objects = centres, [centres]
     lists, size = core.invlists, core.code_size
     for number in range(core.nlist):
         length = lists.list_size(number)

@@ -105,19 +105,29 @@ class Part:
             self._rows = np.flatnonzero(self.mask)
         return self._rows
 
-    def first_of(self, labels: Positions, width: int) -> Positions:
-        """The first selected ones of each row of labels (nq, m): (nq, width), -1 where there are fewer."""
+    def first_of(
+        self, labels: Positions, width: int, values: npt.NDArray[np.float32] | None = None
+    ) -> tuple[Positions, npt.NDArray[np.float32] | None]:
+        """The first selected ones of each row of labels (nq, m): (nq, width), -1 where there are fewer.
+
+        FAISS's values of the labels, where they are given, are cut as they are, with infinity where the label is -1.
+        """
         there = self.mask[labels].view(np.bool_) & (labels >= 0)
         if len(labels) == 1:
-            chosen = labels[0][there[0]][:width]
-            found = np.full((1, width), -1, dtype=np.int64)
-            found[0, : len(chosen)] = chosen
-            return found
-        order = np.argsort(~there, axis=1, kind="stable")[:, :width]
-        found = np.where(np.take_along_axis(there, order, 1), np.take_along_axis(labels, order, 1), -1)
+            order = there.nonzero()[1][None, :width]
+            found = labels[:, order[0]]
+        else:
+            order = np.argsort(~there, axis=1, kind="stable")[:, :width]
+            found = np.where(np.take_along_axis(there, order, 1), np.take_along_axis(labels, order, 1), -1)
+        missing = ((0, 0), (0, width - found.shape[1]))
         if found.shape[1] < width:
-            found = np.pad(found, ((0, 0), (0, width - found.shape[1])), constant_values=-1)
-        return found
+            found = np.pad(found, missing, constant_values=-1)
+        if values is None:
+            return found, None
+        values = np.take_along_axis(values, order, 1)
+        if order.shape[1] < width:
+            values = np.pad(values, missing, constant_values=np.inf)
+        return found, values
 
     @property
     def size(self) -> int:

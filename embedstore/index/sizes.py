@@ -12,9 +12,23 @@ _ID = 8  # bytes of a vector's label in an inverted list
 _LINK = 4
 
 
-def process(count: int, dimension: int, per_vector: float) -> int:
-    """Bytes that a process takes which searches so many vectors through an index of so many bytes a vector."""
-    return int(PROCESS_BYTES + min(_MAPPED, 4 * count * dimension) + count * (_ROW + per_vector))
+def process(count: int, dimension: int, per_vector: float, *, reads: bool = True) -> int:
+    """Bytes that a process takes which searches so many vectors through an index of so many bytes a vector.
+
+    ``reads`` says whether it reads candidates' vectors from the segments, to order them by their true distances.
+    """
+    mapped = min(_MAPPED, 4 * count * dimension) if reads else 0
+    return int(PROCESS_BYTES + mapped + count * (_ROW + per_vector))
+
+
+def process_with(factory: str, count: int, dimension: int) -> int:
+    """The same by the index's factory string."""
+    return process(count, dimension, per_vector(factory, dimension), reads=not holds_vectors(factory))
+
+
+def holds_vectors(factory: str) -> bool:
+    """Whether an index of this factory string holds the vectors as they are."""
+    return "Flat" in factory.split(",") and not re.match("PCA|OPQ|RR", factory)
 
 
 def per_vector(factory: str, dimension: int) -> float:

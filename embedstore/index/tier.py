@@ -40,7 +40,11 @@ class Tier:
         metric: of the space.
         tuned: what `tune.tune` found for the index.
         held: the vectors themselves, where they are bytes: see `bytewise`.
+        beside: the vectors themselves, as FAISS sees them where they are mapped: see `mapped.view`.
         count: number of its rows.
+        left: how many of them the index still has: see `pruned`.
+        projects: whether the index brings a query into another space first, by a matrix product.
+        finished: the FAISS index whose own distances are exact, so that nothing has to be re-ranked; or None.
     """
 
     index: Any
@@ -48,55 +52,98 @@ class Tier:
     metric: Metric
     tuned: Tuned
     held: Any = None
-    count: int = field(init=False)
+    beside: Any = None
+    count: int = 0
+    left: int = field(init=False)
+    projects: bool = field(init=False)
+    finished: Any = field(init=False)
     _limit: int = field(init=False, repr=False)
     _is_graph: bool = field(init=False, repr=False)
     _is_inverted: bool = field(init=False, repr=False)
     _is_coarse: bool = field(init=False, repr=False)
     _parameters: dict[int, Any] = field(default_factory=dict, repr=False)
     _settings: dict[tuple[int, float | None], tuple[int, int]] = field(default_factory=dict, repr=False)
-    _refined: Any = field(default=None, repr=False)
     _lists: list[Any] = field(default_factory=list, repr=False)
-    _factors: dict[tuple[int, float | None], Any] = field(default_factory=dict, repr=False)
+    _finishing: dict[tuple[int, float | None], Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "count", int(self.index.ntotal))  # asking FAISS costs a microsecond each time
+        object.__setattr__(self, "left", int(self.index.ntotal))  # asking FAISS costs a microsecond each time
+        object.__setattr__(self, "count", self.count or self.left)
+        object.__setattr__(self, "projects", isinstance(faiss.downcast_index(self.index), faiss.IndexPreTransform))
         object.__setattr__(self, "_limit", knobs.limit(self.index))
-        if self.held is not None:
-            object.__setattr__(self, "_refined", faiss.IndexRefine(self.index, self.held))
+        finished = self.index if knobs.holds_vectors(self.index) and self.metric is not Metric.COSINE else None
+        if (vectors := self.held or self.beside) is not None:
+            finished = faiss.IndexRefine(self.index, vectors)
+        object.__setattr__(self, "finished", finished)
         object.__setattr__(self, "_is_inverted", isinstance(knobs.inner(self.index), faiss.IndexIVF))
         bits = 8 * core.code_size / core.d if isinstance(core := knobs.inner(self.index), faiss.IndexIVF) else 8
         object.__setattr__(self, "_is_coarse", bits < 8)
         object.__setattr__(self, "_is_graph", isinstance(knobs.inner(self.index), faiss.IndexHNSW))
 
+    def share(self, part: Part) -> float:
+        """How much of what the index has is selected."""
+        return part.count / self.left
+
+    def pruned(self, mask: npt.NDArray[np.uint8]) -> Tier | None:
+        """The same tier of the rows that a mask (count,) selects, without the others; None for kinds that can't.
+
+        FAISS's own ``remove_ids`` changes lists that others are searching.
+        """
+        if self.projects or (self.held or self.beside) is not None:
+            return None
+        packed = pack_lists(self.index, mask, own=True)
+        return Tier(packed, self.first, self.metric, self.tuned, count=self.count) if packed else None
+
+    def finishing(self, k: int, recall: float | None = None) -> tuple[Any, int, int]:
+        """What to search `finished` with for k rows: FAISS's parameters, candidates and the value of the knob in them.
+
+        They are kept: threads and queries share them.
+        """
+        found = self._finishing.get((k, recall))
+        if found is None:
+            value, width = self._setting(k, recall)
+            if self.finished is self.index:
+                found = knobs.search_parameters(self.index, value), k, value
+            else:
+                factor = (width + 0.5) / min(k, self.left)  # FAISS rounds the product down
+                found = knobs.refined_parameters(self.index, value, factor), width, value
+            self._finishing[k, recall] = found
+        parameters, width, value = found
+        return parameters, width, value
+
     def nearest(
         self, queries: Vectors, k: int, *, recall: float | None = None
     ) -> tuple[npt.NDArray[np.float32], Positions, dict[str, Any]]:
-        """The k nearest of a tier that holds its vectors: candidates, ordered by their exact distances at once.
+        """The k nearest by an index whose distances are exact (see `finished`).
 
         Returns:
             Distances (nq, k), ascending, absolute positions (nq, k), padded with inf and -1, and what was done.
         """
-        found = self._factors.get((k, recall))
-        if found is None:
-            value, width = self._setting(k, recall)
-            factor = (width + 0.5) / min(k, self.count)  # FAISS rounds the product down
-            found = self._factors[k, recall] = knobs.refined_parameters(self.index, value, factor), value, width
-        parameters, value, width = found
-        squares, labels = _searched(self._refined, queries, min(k, self.count), parameters)
-        if k > self.count:
-            padding = ((0, 0), (0, k - self.count))
-            squares, labels = np.pad(squares, padding), np.pad(labels, padding, constant_values=-1)
-        if labels[:, -1].min() < 0:
-            squares[labels < 0] = np.inf
-        distances = np.sqrt(squares, out=squares)
-        # Ties by position, as everywhere.
-        if len(queries) > 1 or not (distances[0, 1:] > distances[0, :-1]).all():
-            order = np.lexsort((labels, distances), axis=1)
-            distances, labels = np.take_along_axis(distances, order, 1), np.take_along_axis(labels, order, 1)
+        parameters, width, value = self.finishing(k, recall)
+        distances, labels = _searched(self.finished, queries, min(k, self.left), parameters)
+        if k > self.left:
+            padding = ((0, 0), (0, k - self.left))
+            distances, labels = np.pad(distances, padding), np.pad(labels, padding, constant_values=-1)
+        distances, labels = ordered(distances, labels, self.metric)
         if self.first:
             np.add(labels, self.first, out=labels, where=labels >= 0)
         return distances, labels, {"plan": "index", "candidates": width, "parameter": value}
+
+    def nearest_of_most(
+        self, queries: Vectors, k: int, part: Part, *, recall: float | None = None
+    ) -> tuple[npt.NDArray[np.float32], Positions, dict[str, Any]] | None:
+        """The same of a part that is most of the rows of inverted lists; None where it is not, or too few are found."""
+        if self.finished is not self.index or not self._is_inverted or self.share(part) < _MOST:
+            return None
+        value = self._setting(k, recall)[0]
+        values, labels = self._of_most(queries, k, value, part)
+        found, nearest = part.first_of(labels, k, values)
+        if nearest is None or found[:, -1].min() < 0:
+            return None
+        distances, found = ordered(nearest, found, self.metric)
+        if self.first:
+            found += self.first
+        return distances, found, {"plan": "index, filtered", "candidates": labels.shape[1], "parameter": value}
 
     def read(self, positions: Positions) -> Vectors:
         """The vectors (n, d) at absolute positions, of a tier that holds them."""
@@ -126,33 +173,33 @@ class Tier:
         if setting is None:
             setting = self._settings[k, recall] = self._setting(k, recall)
         value, width = setting
-        if part is not None and self._is_coarse and part.share < _NEARLY_ALL:
+        if part is not None and self._is_coarse and self.share(part) < _NEARLY_ALL:
             value, width = min(_LISTS * value, self._limit), min(_CANDIDATES * width, part.count)
-        most = part is not None and self._is_inverted and part.share >= _MOST
+        most = part is not None and self._is_inverted and self.share(part) >= _MOST
         if part is None:
             labels = self._labels(queries, width, value, self._parameters, None)
         elif self._is_graph:
             labels, value = self._of_graph(queries, width, value, part)
         elif not self._is_inverted:
             labels = self._labels(queries, width, value, part.parameters, part.selector)
-        elif most and (found := self._of_most(queries, width, value, part)) is not None:
+        elif most and (found := part.first_of(self._of_most(queries, width, value, part)[1], width)[0]).min() >= 0:
             labels = found
         else:
             # As many *selected* rows as the tuned value looks at rows.
             if part.lists is None:
                 part.lists = inverted.counts(self.index, self._list_numbers(), part)
-            if part.packed is None and part.share <= _FEW:
+            if part.packed is None and self.share(part) <= _FEW:
                 part.packed = pack_lists(self.index, part.mask)
-            wanted = value * self.count / self._limit
+            wanted = value * self.left / self._limit
             asked = self.index, queries, width, part, part.lists, wanted, part.packed
-            labels, value = _alone(len(queries), lambda: inverted.search(*asked))
+            labels, value = alone(len(queries), lambda: inverted.search(*asked))
         if self.first:
             np.add(labels, self.first, out=labels, where=labels >= 0)
         return labels, {"plan": "index", "candidates": width, "parameter": value}
 
     def _list_numbers(self) -> npt.NDArray[np.int32]:
         if not self._lists:
-            self._lists.append(inverted.numbers(self.index))
+            self._lists.append(inverted.numbers(self.index, self.count))
         found: npt.NDArray[np.int32] = self._lists[0]
         return found
 
@@ -162,15 +209,20 @@ class Tier:
             parameters = known[value] = knobs.search_parameters(self.index, value, selector)
         return _searched(self.index, queries, width, parameters)[1]
 
-    def _of_most(self, queries: Vectors, width: int, value: int, part: Part) -> Positions | None:
-        """The nearest of a part that is most of the rows, by a search for more of all rows; None where that is too few.
+    def _of_most(
+        self, queries: Vectors, width: int, value: int, part: Part
+    ) -> tuple[npt.NDArray[np.float32], Positions]:
+        """FAISS's values and labels of a search for more of all rows than are wanted of a part that is most of them.
 
         FAISS looks each row up in a selector, which takes longer than computing its distance.
         """
-        probed, wide = int(np.ceil(value / part.share)), int(_MARGIN * width / part.share) + 1
-        labels = self._labels(queries, min(wide, self.count), min(probed, self._limit), self._parameters, None)
-        found = part.first_of(labels, width)
-        return found if found[:, -1].min() >= 0 else None
+        share = self.share(part)
+        probed, wide = int(np.ceil(value / share)), int(_MARGIN * width / share) + 1
+        probed = min(probed, self._limit)
+        parameters = self._parameters.get(probed)
+        if parameters is None:
+            parameters = self._parameters[probed] = knobs.search_parameters(self.index, probed)
+        return _searched(self.index, queries, min(wide, self.left), parameters)
 
     def _of_graph(self, queries: Vectors, width: int, value: int, part: Part) -> tuple[Positions, int]:
         """The nearest of a part by a walk among all rows, widened by its share; -1 where it met too few of them.
@@ -181,7 +233,7 @@ class Tier:
         """
         wide = min(int(max(value, _MARGIN * width) / max(part.share, 1e-3)), self._limit)
         labels = self._labels(queries, wide, wide, self._parameters, None)
-        return part.first_of(labels, width), wide
+        return part.first_of(labels, width)[0], wide
 
     def packed(
         self, queries: Vectors, k: int, part: Part, *, recall: float | None = None
@@ -223,15 +275,33 @@ class Tier:
         """Value of the knob, and number of candidates."""
         depth = self.tuned.depth
         if not self.tuned.parameters:
-            return 0, min(self.count, int(np.ceil(k * depth)))
+            return 0, min(self.left, int(np.ceil(k * depth)))
         (value,) = self.tuned.parameters.values()
         if recall is not None and recall != self.tuned.target:
             tuned, value = value, parameter_for(self.tuned.curve, recall)
             depth = widened(depth, value, tuned)
-        width = min(self.count, int(np.ceil(k * depth)))
+        width = min(self.left, int(np.ceil(k * depth)))
         if k > self.tuned.k:  # the farther neighbours of a longer list are harder to find: keep the ratio
             value = -(-value * k // self.tuned.k)
         return min(value, self._limit), width
+
+
+def ordered(
+    values: npt.NDArray[np.float32], labels: Positions, metric: Metric
+) -> tuple[npt.NDArray[np.float32], Positions]:
+    """FAISS's values (nq, k) as distances, nearest first, ties by label, inf where the label is -1; in place."""
+    distances = np.sqrt(values, out=values) if metric is Metric.L2 else np.negative(values, out=values)
+    if len(labels) == 0:
+        return distances, labels
+    if labels[:, -1].min() < 0:
+        distances[labels < 0] = np.inf
+    if len(labels) > 1 or not (distances[0, 1:] > distances[0, :-1]).all():
+        tied = np.flatnonzero(~(distances[:, 1:] > distances[:, :-1]).all(axis=1))
+        # Padding is -1, and goes last all the same: its distance does.
+        order = np.lexsort((labels[tied], distances[tied]), axis=1)
+        distances[tied] = np.take_along_axis(distances[tied], order, 1)
+        labels[tied] = np.take_along_axis(labels[tied], order, 1)
+    return distances, labels
 
 
 def _searched(index: Any, queries: Vectors, width: int, parameters: Any) -> tuple[npt.NDArray[np.float32], Positions]:
@@ -244,11 +314,11 @@ def _searched(index: Any, queries: Vectors, width: int, parameters: Any) -> tupl
     values = np.empty((len(queries), width), dtype=np.float32)
     labels = np.empty((len(queries), width), dtype=np.int64)
     arguments = len(queries), _ptr(queries), width, _ptr(values), _ptr(labels), parameters
-    _alone(len(queries), lambda: index.search_c(*arguments))
+    alone(len(queries), lambda: index.search_c(*arguments))
     return values, labels
 
 
-def _alone(count: int, task: Callable[[], T]) -> T:
+def alone(count: int, task: Callable[[], T]) -> T:
     """Do a task for so many queries: for one, in one thread."""
     threads = faiss.omp_get_max_threads() if count == 1 else 1
     if threads == 1:

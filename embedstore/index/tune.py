@@ -26,10 +26,10 @@ from embedstore.types import Metric, Vectors
 _Z = 1.959964  # 97.5 % quantile of the normal distribution: two-sided 95 %
 _DEPTHS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 _WIDE = 256  # efSearch at which a graph misses little: to see what codes alone cost, and where the curve ends
-#: Nanoseconds of a step of a graph's search and of a code in a list, more for each byte of a code, and of a candidate
-#: whose vector is in memory.
+#: Nanoseconds of a step of a graph's search and of a code in a list, more for each byte of a code (less for one of a
+#: vector as it is, which needn't be decoded), and of a candidate whose vector is in memory.
 STEP_NS, STEP_BYTE_NS = 1_000.0, 4.0
-_CODE_NS, _CODE_BYTE_NS = 10.0, 0.2
+_CODE_NS, _CODE_BYTE_NS, _FLOAT_BYTE_NS = 6.0, 0.1, 0.03
 ROW_NS = 500.0
 _FEWEST = 100  # queries to tune with
 _NEIGHBOURS = 10  # of an item, among which two are drawn to make a probe
@@ -272,7 +272,9 @@ def cost(index: Any, value: int) -> float:
     """Nanoseconds that a search takes at this value of the parameter, as measured on one core, without its overhead."""
     core = knobs.inner(index)
     if isinstance(core, faiss.IndexIVF):
-        return float(value * index.ntotal / core.nlist * (_CODE_NS + _CODE_BYTE_NS * core.code_size))
+        byte_ns = _FLOAT_BYTE_NS if isinstance(core, faiss.IndexIVFFlat) else _CODE_BYTE_NS
+        lists = core.nlist * 4 * core.d * _FLOAT_BYTE_NS  # whose centres are looked at
+        return float(lists + value * index.ntotal / core.nlist * (_CODE_NS + byte_ns * core.code_size))
     if isinstance(core, faiss.IndexHNSW):
         return float(value * (STEP_NS + STEP_BYTE_NS * faiss.downcast_index(core.storage).sa_code_size()))
     return float(value)

@@ -28,6 +28,7 @@ class Hits(Sequence[Hit]):
     """
 
     __slots__ = (
+        "_among",
         "_images",
         "_metadata",
         "_metric",
@@ -48,12 +49,14 @@ class Hits(Sequence[Hit]):
         read_metadata: Callable[[npt.NDArray[np.int64]], list[Metadata]],
         read_images: Callable[[npt.NDArray[np.int64]], list[Image.Image | None]],
         stats: dict[str, Any],
+        among: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self.ids = ids
         self.distances = distances
         self.stats = stats
         self._metric = metric
-        self._rows = rows
+        self._rows = rows  # or positions, whose rows are looked up when they are asked for
+        self._among = among
         self._read_metadata = read_metadata
         self._read_images = read_images
         self._metadata: list[Metadata] | None = None
@@ -67,12 +70,15 @@ class Hits(Sequence[Hit]):
     def metadata(self) -> list[Metadata]:
         """Metadata of all hits, in order."""
         if self._metadata is None:
-            self._metadata = self._read_metadata(self._rows)
+            self._metadata = self._read_metadata(self._numbers())
         return self._metadata
 
     def images(self) -> list[Image.Image | None]:
         """Pictures of all hits: exact where an item has at most 64 px a side, else its thumbnail; None without one."""
-        return self._read_images(self._rows)
+        return self._read_images(self._numbers())
+
+    def _numbers(self) -> npt.NDArray[np.int64]:
+        return self._rows if self._among is None else self._among.take(self._rows)
 
     def to_pandas(self) -> Any:
         """A DataFrame with id, score, distance and one column for each metadata key.

@@ -23,7 +23,7 @@ from embedstore.query.engine import Answer, Engine
 from embedstore.query.hits import Hits
 from embedstore.query.texts import TextColumn
 from embedstore.truth import pictures
-from embedstore.truth.snapshot import Snapshots, SpaceView
+from embedstore.truth.snapshot import Snapshot, Snapshots, SpaceView
 from embedstore.types import Metadata, Metric, Vectors
 
 if TYPE_CHECKING:
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     from embedstore.filters import Expression
     from embedstore.index.selection import Selection
     from embedstore.metadata.items import Condition
+    from embedstore.query.direct import Direct
     from embedstore.query.matching import Match, Matcher
 
 #: Answers whose ids are looked up in SQLite before the whole column is read: a process that asks once reads ten rows.
 _COLD_ANSWERS = 3
 #: Metadata is kept in memory, as the ids are, while all of it is at most so long.
 _METADATA_BYTES = 8 * 2**20
+_DIRECT = 8  # short ways that are kept
+_FLOAT32 = np.dtype(np.float32)
 
 
 class Searcher:
@@ -53,8 +56,59 @@ class Searcher:
         self._lock = threading.Lock()
         self._ids: TextColumn | None = None
         self._metadata: TextColumn | None = None
+        self._direct: dict[tuple[int, float | None, str | None], Direct] = {}
         self._answers = 0
         self._reads: float = 0  # of metadata; infinite: there is too much to keep in memory
+
+    def nearest(self, query: npt.NDArray[Any], k: int, recall: float | None, space: str | None) -> Hits | None:
+        """The answer to one query vector without a filter, the short way; None where `search` has to be asked.
+
+        Args:
+            query: what was asked with, unchecked, as the rest.
+            k: number of hits.
+            recall: to aim at.
+            space: its name.
+        """
+        if type(k) is not int or (recall is not None and type(recall) is not float):
+            return None
+        snapshot = self._snapshots.current()
+        direct = self._direct.get((k, recall, space))
+        if direct is None or direct.snapshot is not snapshot:
+            direct = self._directly(snapshot, k, recall, space)
+        # What tells of NaN and infinity here keeps Python's lock. FAISS's walk through a graph isn't safe with them.
+        if (
+            direct is None
+            or query.dtype is not _FLOAT32
+            or query.shape != direct.shape
+            or not query.flags.c_contiguous
+            or b"\0" in np.isfinite(query).tobytes()
+        ):
+            return None
+        found = direct.ask(query)
+        if found is None:
+            return None
+        distances, positions, numbers = found
+        names = None if self._ids is None else self._ids.run(direct.shift, numbers)
+        if names is None:
+            try:
+                names = self.ids_of(direct.rows.take(positions))
+            except KeyError:
+                return None  # an item was deleted since the snapshot was taken
+        read = self.read_metadata, self.read_images
+        return Hits(names, distances, direct.metric, positions, *read, direct.stats.copy(), direct.rows)
+
+    def _directly(self, snapshot: Snapshot, k: int, recall: float | None, space: str | None) -> Direct | None:
+        """The short way in a snapshot, kept; None where the answer needs more than one loaded tier."""
+        view = None if k < 1 else snapshot.view(space)
+        tier = None if view is None or (recall is not None and not 0.0 < recall < 1.0) else self.engine.whole(view)
+        if view is None or tier is None or k > tier.left:
+            return None
+        from embedstore.query.direct import Direct
+
+        if len(self._direct) >= _DIRECT:
+            self._direct.clear()
+        made = self._direct[k, recall, space] = Direct(snapshot, view, tier, k, recall)
+        return made
 
     def search(
         self,
@@ -98,10 +152,7 @@ class Searcher:
             if clock:
                 clock.append(time.perf_counter())
             try:
-                if without is None:
-                    hits = [self._hits(view, answer, i) for i in range(len(vectors))]
-                else:
-                    hits = [self._hits(view, answer, i, int(row), k) for i, row in enumerate(without)]
+                hits = self._hits(view, answer, without, k)
             except KeyError:
                 # An item of the answer was deleted, and its id forgotten, since the snapshot was taken.
                 if view is failed:
@@ -114,18 +165,29 @@ class Searcher:
                 answer.stats["distances"] = _scanned(answer.stats) * len(vectors) + computed
             return hits
 
-    def _hits(self, view: SpaceView, answer: Answer, index: int, without: int | None = None, k: int = 0) -> Hits:
-        positions, distances = answer.positions[index], answer.distances[index]
-        if len(positions) and positions[-1] < 0:
-            real = positions >= 0
-            positions, distances = positions[real], distances[real]
-        rows = view.rows[positions]
-        if without is not None:
-            others = rows != without
-            rows, distances = rows[others][:k], distances[others][:k]
-        return Hits(
-            self.ids_of(rows), distances, view.space.metric, rows, self.read_metadata, self.read_images, answer.stats
-        )
+    def _hits(self, view: SpaceView, answer: Answer, without: npt.NDArray[np.int64] | None, k: int) -> list[Hits]:
+        """Each query's hits; ids are looked up for all of them together."""
+        metric, stats = view.space.metric, answer.stats
+        lists: list[npt.NDArray[np.int64]] = []
+        far: list[npt.NDArray[np.float32]] = []
+        for index, (positions, distances) in enumerate(zip(answer.positions, answer.distances, strict=True)):
+            if len(positions) and positions[-1] < 0:
+                real = positions >= 0
+                positions, distances = positions[real], distances[real]
+            rows = view.rows.take(positions)
+            if without is not None:
+                others = rows != without[index]
+                rows, distances = rows[others][:k], distances[others][:k]
+            lists.append(rows)
+            far.append(distances)
+        if not lists:
+            return []
+        names = self.ids_of(lists[0] if len(lists) == 1 else np.concatenate(lists))
+        hits, end = [], 0
+        for rows, distances in zip(lists, far, strict=True):
+            start, end = end, end + len(rows)
+            hits.append(Hits(names[start:end], distances, metric, rows, self.read_metadata, self.read_images, stats))
+        return hits
 
     def hits_at(
         self, view: SpaceView, positions: npt.NDArray[np.int64], distances: npt.NDArray[np.float32], metric: Metric
@@ -133,6 +195,11 @@ class Searcher:
         """Hits at positions, nearest first, whose distances are another metric's than the space's own."""
         rows = view.rows[positions]
         return Hits(self.ids_of(rows), distances, metric, rows, self.read_metadata, self.read_images, {"plan": "exact"})
+
+    def forget(self) -> None:
+        """Drop loaded tiers, and what keeps snapshots alive."""
+        self._direct.clear()
+        self.engine.forget()
 
     def nothing(self) -> Hits:
         """The answer of an empty store."""

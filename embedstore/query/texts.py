@@ -81,6 +81,16 @@ class TextColumn:
     def _joined(self) -> bytes:
         return self.block if self.strings is None else _BETWEEN.join(self.strings).encode("utf-8", "surrogatepass")
 
+    def run(self, shift: int | None, numbers: list[int]) -> list[str] | None:
+        """The texts of the rows that are ``numbers`` plus a shift; None where they have to be searched for."""
+        strings = self.strings
+        if shift is None or strings is None or self.earlier is not None or len(strings) != self.last - self.first + 1:
+            return None
+        shift -= self.first
+        if min(numbers) + shift < 0 or max(numbers) + shift >= len(strings):
+            return None
+        return [strings[number + shift] for number in numbers] if shift else [strings[number] for number in numbers]
+
     def lookup(self, rows: Rows) -> list[str]:
         """The texts of these rows.
 

@@ -103,7 +103,7 @@ def measure(view: SpaceView, config: StoreConfig, rows: int, *, progress: bool =
     Raises:
         InvalidArgument: there is next to nothing to measure.
     """
-    from embedstore.index import build, bytewise, exact, sizes, tune
+    from embedstore.index import build, bytewise, exact, inplace, knobs, sizes, tune
     from embedstore.index.bindings import faiss
     from embedstore.index.tier import Tier
 
@@ -133,11 +133,17 @@ def measure(view: SpaceView, config: StoreConfig, rows: int, *, progress: bool =
                 asked = tune.questions(
                     index, numbered, lambda at: view.vectors.read(sample[at]), _QUERIES, _K, metric, seed=config.seed
                 )
-            tuned = tune.tune_by(index, asked, target=config.recall, metric=metric, row_ns=view.vectors.row_ns)
-            held = bytewise.hold(blocks) if bytewise.fits(blocks, metric, config.memory) else None
-            tier = Tier(index, 0, metric, tuned, held)
+            exact_ones = knobs.holds_vectors(index) and metric is not Metric.COSINE
+            row_ns = 0.0 if exact_ones else view.vectors.row_ns
+            tuned = tune.tune_by(index, asked, target=config.recall, metric=metric, row_ns=row_ns)
+            held = beside = None
+            if not exact_ones and bytewise.fits(blocks, metric, config.memory):
+                held = bytewise.hold(blocks)
+            elif not exact_ones and view.vectors.resident and len(blocks) == 1 and metric is not Metric.COSINE:
+                beside = inplace.flat(blocks[0], metric)
+            tier = Tier(index, 0, metric, tuned, held, beside)
             size = len(faiss.serialize_index(index)) / len(sample) + (dimension if held is not None else 0)
-            memory = sizes.process(len(alive), dimension, size)
+            memory = sizes.process(len(alive), dimension, size, reads=not exact_ones)
             speed = _speed(partial(_ask, tier, view, sample), asked.queries[:_TIMED])
             fits = config.memory is None or memory <= config.memory
             found.append(Candidate(factory, tuned.recall, tuned.target_met, speed, size, took, memory, fits))
@@ -191,7 +197,7 @@ def _ask(tier: Tier, view: SpaceView, sample: npt.NDArray[np.int64], query: Vect
     """What a search does, whose tier covers the sample alone."""
     from embedstore.index import exact
 
-    if tier.held is not None:
+    if tier.finished is not None:
         tier.nearest(query, _K)
         return
     labels, _ = tier.search(query, _K)

@@ -39,6 +39,7 @@ _MERGE_RATIO = 2
 _TUNING_QUERIES, _FEWER = 1000, 400  # above so many vectors, whose truth takes longer than the rest of a tuning
 _MANY = 500_000
 _WIDE_WALK = 64  # efSearch, above which lists are tried, too
+_SLOW_NS = 100_000.0  # of a search of lists, above which a graph is tried, too
 _TUNING_K = 10
 
 
@@ -87,32 +88,34 @@ def build_tier(
     writer: Writer, view: SpaceView, stretch: Stretch, layout: int, *, watch: Watch = None, progress: bool = False
 ) -> bool:
     """Build one tier and name it; False where a compact has moved its positions meanwhile."""
-    from embedstore.index import build, bytewise, tune
+    from embedstore.index import build, bytewise, knobs, tune
 
     space, vectors, config = view.space, view.vectors, writer.config
     blocks = [block for _, block in vectors.blocks(stretch.first, stretch.count)]
     factories = [stretch.factory]
     if config.factory is None:
-        smaller = build.reduced(stretch.factory, blocks, space.metric, seed=config.seed)
-        factories[:0] = [smaller] if smaller is not None else []
-        if "HNSW" in stretch.factory:
-            factories.append(build.sized("IVF*,SQ8", stretch.count))
+        factories += build.alternatives(stretch.factory, stretch.count, space.dimension, config.memory)
+        graphs = [one for one in factories if "HNSW" in one]
+        smaller = build.reduced(graphs[0], blocks, space.metric, seed=config.seed) if graphs else None
+        if smaller is not None:
+            factories.insert(factories.index(graphs[0]), smaller)
     found: list[tuple[bool, float, str, Any, Tuned]] = []
     for factory in factories:
-        if any(not missed for missed, *_ in found) and "HNSW" in factory:
+        if "HNSW" in factory and any("HNSW" in name and not missed for missed, _, name, *_ in found):
             continue  # a walk in fewer dimensions does, if a wide one: what may be better are lists
         index = build.build(blocks, space.metric, factory, progress=progress, seed=config.seed, watch=watch)
         with Progress("tuning the index", None, enabled=progress, unit="queries"):
             tuned = tune_tier(config, vectors, index, stretch.first, stretch.count, space.metric)
-        took = tune.search_ns(index, tuned, vectors.row_ns)
+        took = tune.search_ns(index, tuned, _row_ns(vectors, index))
         found.append((not tuned.target_met, took if tuned.target_met else -tuned.recall, factory, index, tuned))
-        # Many duplicates trap a graph: their links go to each other, and a walk has to be very wide, or never arrives
-        # (0.967 at efSearch 2048, with 5,000 copies of ten among 20,000 vectors). Lists don't mind.
-        if tuned.target_met and tuned.parameters.get("efSearch", 0) <= _WIDE_WALK:
+        walk = tuned.parameters.get("efSearch")
+        if tuned.target_met and (took <= _SLOW_NS if walk is None else walk <= _WIDE_WALK):
             break
     _, _, factory, index, tuned = min(found, key=lambda one: one[:2])
     _say_what_is_missed(writer, view, factory, tuned)
-    said = {"metric": space.metric.value, "bytes": bytewise.fits(blocks, space.metric, config.memory)}
+    exact = knobs.holds_vectors(index)
+    are_bytes = not exact and bytewise.fits(blocks, space.metric, config.memory)
+    said = {"metric": space.metric.value, "bytes": are_bytes}
     if watch is not None:
         watch()
     with _naming(writer, watch), writer.database.write() as connection:
@@ -192,7 +195,7 @@ def _say_what_is_missed(writer: Writer, view: SpaceView, factory: str, tuned: Tu
     config, dimension = writer.config, view.space.dimension
     if config.memory is None:
         return
-    needed = sizes.process(len(view.rows), dimension, sizes.per_vector(factory, dimension))
+    needed = sizes.process_with(factory, len(view.rows), dimension)
     told = f"{writer.directory}: within {config.memory / 2**20:,.0f} MiB"
     way = "`embedstore tune` measures other kinds, and changes the bound"
     if needed > config.memory:
@@ -212,4 +215,11 @@ def tune_tier(
     blocks = [(start - first, block) for start, block in vectors.blocks(first, count)]
     shared = _TUNING_QUERIES if count <= _MANY else _FEWER, _TUNING_K, metric
     asked = tune.questions(index, blocks, lambda at: vectors.read(at + first), *shared, seed=config.seed)
-    return tune.tune_by(index, asked, target=config.recall, metric=metric, row_ns=vectors.row_ns)
+    return tune.tune_by(index, asked, target=config.recall, metric=metric, row_ns=_row_ns(vectors, index))
+
+
+def _row_ns(vectors: SegmentVectors, index: Any) -> float:
+    """Nanoseconds that a candidate of a search takes to be ordered by its true distance."""
+    from embedstore.index import knobs
+
+    return 0.0 if knobs.holds_vectors(index) else vectors.row_ns

@@ -54,7 +54,7 @@ def fault(directory: Path, record: TierRecord) -> str | None:
 
 def load(directory: Path, record: TierRecord, view: SpaceView) -> Tier | None:
     """Load a tier, or warn and return None where it can't be trusted or read."""
-    from embedstore.index import build, bytewise
+    from embedstore.index import build, bytewise, inplace, knobs
     from embedstore.index.tier import Tier
     from embedstore.index.tune import Tuned
     from embedstore.types import Metric
@@ -72,7 +72,10 @@ def load(directory: Path, record: TierRecord, view: SpaceView) -> Tier | None:
                 blocks = [block for _, block in view.vectors.blocks(record.first, record.count)]
                 if tuned.pop("bytes", False) and bytewise.fits(blocks, metric):
                     held = bytewise.hold(blocks)
-                return Tier(index, record.first, metric, Tuned.load(tuned), held)
+                beside = None
+                if held is None and len(blocks) == 1 and view.vectors.resident and metric is not Metric.COSINE:
+                    beside = None if knobs.holds_vectors(index) else inplace.flat(blocks[0], metric)
+                return Tier(index, record.first, metric, Tuned.load(tuned), held, beside)
             else:
                 reason = f"holds {index.ntotal} vectors, not {record.count}"
         except (EmbedstoreError, KeyError, TypeError, ValueError) as error:

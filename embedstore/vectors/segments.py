@@ -179,6 +179,11 @@ class SegmentVectors:
         return self.count
 
     @property
+    def resident(self) -> bool:
+        """Whether all rows are mapped as they are, and may stay in memory."""
+        return self.mapped and self.count <= self._resident
+
+    @property
     def row_ns(self) -> float:
         """Nanoseconds that reading a single row takes, about, as measured: through the map, or from the file."""
         mapped = min(1.0, self._resident / max(1, self.count))
