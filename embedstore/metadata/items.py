@@ -156,7 +156,7 @@ def texts(
         "SELECT count(*), min(row), max(row), CAST(group_concat(text, char(0)) AS BLOB) FROM "
         f"(SELECT row, {column} AS text FROM items WHERE row > ? ORDER BY row LIMIT ?)"
     )
-    count = _TOGETHER
+    count, many = _TOGETHER, False
     while count == _TOGETHER:
         count, first, last, joined = connection.execute(together, (after, _TOGETHER)).fetchone()
         if count:
@@ -166,7 +166,9 @@ def texts(
                 found = connection.execute(numbers, (after, _TOGETHER))
                 rows = np.fromiter((row for (row,) in found), dtype=np.int64, count=count)
             yield rows, joined
-            after = last
+            after, many = last, many or count == _TOGETHER
+    if many:
+        connection.execute("PRAGMA shrink_memory").close()  # SQLite's pages of a long read are of no use to the next
 
 
 def row_metadata(connection: Connection, after: int = 0) -> Iterator[tuple[int, str]]:

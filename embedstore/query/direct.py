@@ -64,8 +64,8 @@ class Direct:
         rows = self.rows
         self.shift = int(rows[0]) if int(rows[-1] - rows[0]) == len(rows) - 1 else None
 
-    def ask(self, query: Vectors) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], list[int]] | None:
-        """Distances and positions (k,) of the nearest, and positions as a list; None where the whole engine is needed.
+    def ask(self, query: Vectors) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+        """Distances and positions (k,) of the nearest; None where the whole engine is needed.
 
         Args:
             query: float32 (d,), C-contiguous and finite. (FAISS's walk through a graph isn't safe with NaN.)
@@ -81,11 +81,11 @@ class Direct:
             np.sqrt(distances, out=distances)
         else:
             np.negative(distances, out=distances)
-        near, found = distances[0], labels[0].tolist()
+        near, positions = distances[0], labels[0]
         far = near.tolist()
-        if found[-1] < 0 or not far[-1] < np.inf:
+        if positions.item(-1) < 0 or not far[-1] < np.inf:
             return None  # too few were found, or the query is so long that its distances left float32
         if len(set(far)) < len(far):  # ties go by position, and FAISS's values are ascending
-            order = np.lexsort((labels[0], near))
-            return near[order], (positions := labels[0][order]), positions.tolist()
-        return near, labels[0], found
+            order = np.lexsort((positions, near))
+            return near[order], positions[order]
+        return near, positions

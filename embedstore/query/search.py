@@ -87,8 +87,8 @@ class Searcher:
         found = direct.ask(query)
         if found is None:
             return None
-        distances, positions, numbers = found
-        names = None if self._ids is None else self._ids.run(direct.shift, numbers)
+        distances, positions = found
+        names = None if self._ids is None else self._ids.run(direct.shift, positions)
         if names is None:
             try:
                 names = self.ids_of(direct.rows.take(positions))
