@@ -283,6 +283,7 @@ def readers(maker: Maker, path: Path, rows: int, seconds: float = 10.0) -> None:
     copy = path.with_name("added.store")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(path, copy)
+    os.sync()  # the copy's own bytes are no part of what an add has to wait for
     rates, adds = {}, []
     for adding in (False, True):
         context = multiprocessing.get_context("spawn")

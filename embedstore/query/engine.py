@@ -66,17 +66,26 @@ class Engine:
         self._norms: tuple[SegmentVectors, list[npt.NDArray[np.float32]]] | None = None
         self._pruned: dict[str, tuple[npt.NDArray[np.uint8], int]] = {}  # the mask that was looked at, deletions then
 
-    def whole(self, view: SpaceView) -> Tier | None:
-        """The loaded tier that has just the live rows of a view, and exact distances; None where none has."""
-        if len(view.tiers) != 1:
+    def parts(self, view: SpaceView) -> tuple[list[Tier], list[tuple[int, Vectors]]] | None:
+        """Loaded tiers and blocks (first position, (n, d)) that together have just the live rows of a view.
+
+        The largest tier is the first. None where there are no such ones, or where a tier's distances aren't exact.
+        """
+        found = []
+        for record in view.tiers:
+            tier = self._tiers.get(record.name)
+            if tier is not None and view.live is not None:
+                tier = self._without_deleted(record.name, tier, view)
+            if tier is None or tier.finished is None:
+                return None
+            found.append(tier)
+        rest = _uncovered(found, len(view.rows))
+        if not found or sum(tier.left for tier in found) + sum(count for _, count in rest) != view.alive:
             return None
-        name = view.tiers[0].name
-        tier = self._tiers.get(name)
-        if tier is not None and view.live is not None:
-            tier = self._without_deleted(name, tier, view)
-        if tier is None or tier.finished is None or tier.count != len(view.rows) or tier.left != view.alive:
+        if rest and (view.space.metric is Metric.COSINE or not view.vectors.mapped):
             return None
-        return tier
+        blocks = [block for first, count in rest for block in view.vectors.blocks(first, count)]
+        return sorted(found, key=lambda tier: -tier.left), blocks
 
     def search(
         self,
@@ -249,12 +258,7 @@ class Engine:
             if selection is None or selection.part(tier.first, tier.count, tier.index).count
         ]
         stats: dict[str, Any] = {"plan": [part.stats for part in parts]}
-        end, uncovered = 0, []
-        for tier in [*used, None]:
-            first = len(view.rows) if tier is None else tier.first
-            if first > end:
-                uncovered.append((end, first - end))
-            end = first if tier is None else tier.first + tier.count
+        uncovered = _uncovered(used, len(view.rows))
         for first, count in uncovered:
             distances, positions = self._scan(view, queries, k, selection, first, count)
             parts.append(Answer(distances, positions))
@@ -308,3 +312,13 @@ class Engine:
     def forget(self) -> None:
         """Drop loaded tiers."""
         self._tiers, self._pruned = {}, {}
+
+
+def _uncovered(used: list[Tier], total: int) -> list[tuple[int, int]]:
+    """(first, count) of the stretches of so many positions that no tier covers, the tiers being in their order."""
+    end, found = 0, []
+    for first, count in [*((tier.first, tier.count) for tier in used), (total, 0)]:
+        if first > end:
+            found.append((end, first - end))
+        end = first + count
+    return found

@@ -98,16 +98,16 @@ class Searcher:
         return Hits(names, distances, direct.metric, positions, *read, direct.stats.copy(), direct.rows)
 
     def _directly(self, snapshot: Snapshot, k: int, recall: float | None, space: str | None) -> Direct | None:
-        """The short way in a snapshot, kept; None where the answer needs more than one loaded tier."""
+        """The short way in a snapshot, kept; None where the answer needs the whole engine."""
         view = None if k < 1 else snapshot.view(space)
-        tier = None if view is None or (recall is not None and not 0.0 < recall < 1.0) else self.engine.whole(view)
-        if view is None or tier is None or k > tier.left:
+        parts = None if view is None or (recall is not None and not 0.0 < recall < 1.0) else self.engine.parts(view)
+        if view is None or parts is None or k > parts[0][0].left:
             return None
         from embedstore.query.direct import Direct
 
         if len(self._direct) >= _DIRECT:
             self._direct.clear()
-        made = self._direct[k, recall, space] = Direct(snapshot, view, tier, k, recall)
+        made = self._direct[k, recall, space] = Direct(snapshot, view, *parts, k, recall)
         return made
 
     def search(

@@ -102,7 +102,9 @@ class TextColumn:
 
     def run(self, shift: int | None, numbers: Rows) -> list[str] | None:
         """The texts of the rows that are ``numbers`` (n,), 0 or more, plus a shift; None where they aren't a run."""
-        if shift is None or shift < self.first or self.scattered is not None or self.earlier is not None:
+        if self.earlier is not None:
+            return self.earlier.run(shift, numbers)  # what was just added is seldom among them
+        if shift is None or shift < self.first or self.scattered is not None:
             return None
         try:
             return self._at(numbers if shift == self.first else numbers + (shift - self.first))
