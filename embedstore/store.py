@@ -302,7 +302,7 @@ class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
             nearest = self._searcher.nearest(query, k, recall, space)
             if nearest is not None:
                 return nearest
-        check_k(k)
+        k = check_k(k)
         check_recall(recall)
         self._open()
         view = self._snapshots.current().view(space)

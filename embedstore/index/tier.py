@@ -275,15 +275,24 @@ class Tier:
         """Value of the knob, and number of candidates."""
         depth = self.tuned.depth
         if not self.tuned.parameters:
-            return 0, min(self.left, int(np.ceil(k * depth)))
+            return 0, self._width(k, depth)
         (value,) = self.tuned.parameters.values()
         if recall is not None and recall != self.tuned.target:
             tuned, value = value, parameter_for(self.tuned.curve, recall)
             depth = widened(depth, value, tuned)
-        width = min(self.left, int(np.ceil(k * depth)))
+        width = self._width(k, depth)
         if k > self.tuned.k:  # the farther neighbours of a longer list are harder to find: keep the ratio
             value = -(-value * k // self.tuned.k)
         return min(value, self._limit), width
+
+    def _width(self, k: int, depth: float) -> int:
+        """Candidates for k neighbours: of few as many *more* as of those that were tuned for.
+
+        The nearest of all isn't found more surely than the tenth by codes that lose what is between them: of PCA12 over
+        20 dimensions, a recall@1 of 0.75 was measured where 0.97 had been tuned for ten.
+        """
+        more = k + (depth - 1) * self.tuned.k if k < self.tuned.k else k * depth
+        return min(self.left, int(np.ceil(more)))
 
 
 def ordered(

@@ -7,6 +7,7 @@ at 64 dimensions FAISS takes 30 microseconds, and everything around it took as m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from embedstore.truth.snapshot import Snapshot, SpaceView
 from embedstore.types import Metric, Vectors
 
 _ptr = faiss.swig_ptr
+_SPARE = 8  # rows more than are wanted, where a few of all were deleted
 Values = npt.NDArray[np.float32]
 
 
@@ -47,10 +49,11 @@ class Direct:
         "_first",
         "_is_l2",
         "_k",
+        "_live",
         "_others",
         "_parameters",
-        "_projects",
         "_search",
+        "_wide",
         "metric",
         "rows",
         "shape",
@@ -70,17 +73,20 @@ class Direct:
     ) -> None:
         self.snapshot, self.metric, self.rows = snapshot, view.space.metric, view.rows
         self.shape, self._k, self._is_l2 = (view.space.dimension,), k, view.space.metric is Metric.L2
-        self._others: list[tuple[Callable[..., None], Any, int, int, bool]] = []
+        self._live = view.live
+        self._wide = k if view.live is None else k + _SPARE
+        self._others: list[tuple[Callable[..., None], Any, int, int]] = []
         plans: list[dict[str, Any]] = []
         for tier in tiers:
             parameters, candidates, value = tier.finishing(k, recall)
             plans.append({"plan": "index", "candidates": candidates, "parameter": value})
-            search = tier.finished.search_c
-            self._others.append((search, parameters, min(k, tier.left), tier.first, tier.projects))
+            # Without a matrix product FAISS opens no parallel region for one query.
+            search = partial(_in_one_thread, tier.finished.search_c) if tier.projects else tier.finished.search_c
+            self._others.append((search, parameters, min(self._wide, tier.left), tier.first))
         for first, block in blocks:
             flat = inplace.flat(block, self.metric)
-            self._others.append((flat.search_c, None, min(k, len(block)), first, False))
-        self._search, self._parameters, _, self._first, self._projects = self._others.pop(0)
+            self._others.append((flat.search_c, None, min(self._wide, len(block)), first))
+        self._search, self._parameters, _, self._first = self._others.pop(0)
         self.stats = plans[0]
         if self._others:
             self.stats = {"plan": plans, "scanned": sum(len(block) for _, block in blocks)}
@@ -93,18 +99,19 @@ class Direct:
         Args:
             query: float32 (d,), C-contiguous and finite. (FAISS's walk through a graph isn't safe with NaN.)
         """
-        distances = np.empty((1, self._k), dtype=np.float32)
-        labels = np.empty((1, self._k), dtype=np.int64)
-        arguments = 1, _ptr(query), self._k, _ptr(distances), _ptr(labels), self._parameters
-        if self._projects:
-            alone(1, lambda: self._search(*arguments))
-        else:  # without a matrix product FAISS opens no parallel region for one query
-            self._search(*arguments)
+        distances = np.empty((1, self._wide), dtype=np.float32)
+        labels = np.empty((1, self._wide), dtype=np.int64)
+        self._search(1, _ptr(query), self._wide, _ptr(distances), _ptr(labels), self._parameters)
         near, positions = distances[0], labels[0]
         if self._first:
             np.add(positions, self._first, out=positions, where=positions >= 0)
         if self._others:
             near, positions = self._nearer(query, near, positions)
+        if self._live is not None:
+            there = self._live.take(positions).view(np.bool_) & (positions >= 0)
+            near, positions = near[there][: self._k], positions[there][: self._k]
+            if len(positions) < self._k:
+                return None  # many of the nearest were deleted
         if self._is_l2:
             np.sqrt(near, out=near)
         else:
@@ -119,13 +126,9 @@ class Direct:
 
     def _nearer(self, query: Vectors, near: Values, positions: Positions) -> tuple[Values, Positions]:
         """FAISS's values and positions (k,) of the nearest of all parts, those of the largest being given."""
-        for search, parameters, k, first, projects in self._others:
+        for search, parameters, k, first in self._others:
             values, labels = np.empty((1, k), dtype=np.float32), np.empty((1, k), dtype=np.int64)
-            arguments = 1, _ptr(query), k, _ptr(values), _ptr(labels), parameters
-            if projects:
-                alone(1, lambda search=search, arguments=arguments: search(*arguments))
-            else:
-                search(*arguments)
+            search(1, _ptr(query), k, _ptr(values), _ptr(labels), parameters)
             if values.item(0) > near.item(-1) if self._is_l2 else values.item(0) < near.item(-1):
                 continue  # which is nearly always so: other parts are small
             both, where = np.append(near, values[0]), np.append(positions, labels[0] + first)
@@ -133,3 +136,7 @@ class Direct:
             order = np.lexsort((where, both if self._is_l2 else -both))[: len(near)]
             near, positions = both[order], where[order]
         return near, positions
+
+
+def _in_one_thread(search: Callable[..., None], *arguments: Any) -> None:
+    alone(1, lambda: search(*arguments))

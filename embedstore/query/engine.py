@@ -50,6 +50,21 @@ class Answer:
     stats: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pruned:
+    """What deletions have done to a loaded tier.
+
+    Attributes:
+        live: the mask of live positions that was looked at.
+        deleted: positions of the space that were deleted by then.
+        passed: deleted rows that the tier still has.
+    """
+
+    live: npt.NDArray[np.uint8]
+    deleted: int
+    passed: int
+
+
 class Engine:
     """Searches snapshots, keeping the tiers that it has loaded.
 
@@ -64,23 +79,23 @@ class Engine:
         self._scanned: dict[str, float] = {}
         self._alive: tuple[npt.NDArray[np.uint8], Selection] | None = None
         self._norms: tuple[SegmentVectors, list[npt.NDArray[np.float32]]] | None = None
-        self._pruned: dict[str, tuple[npt.NDArray[np.uint8], int]] = {}  # the mask that was looked at, deletions then
+        self._pruned: dict[str, _Pruned] = {}
 
     def parts(self, view: SpaceView) -> tuple[list[Tier], list[tuple[int, Vectors]]] | None:
-        """Loaded tiers and blocks (first position, (n, d)) that together have just the live rows of a view.
+        """Loaded tiers and blocks (first position, (n, d)) that together have all live rows of a view, and few others.
 
         The largest tier is the first. None where there are no such ones, or where a tier's distances aren't exact.
         """
         found = []
         for record in view.tiers:
             tier = self._tiers.get(record.name)
-            if tier is not None and view.live is not None:
+            if tier is not None:
                 tier = self._without_deleted(record.name, tier, view)
-            if tier is None or tier.finished is None:
+            if tier is None or tier.finished is None or self._passed(record.name) > _PRUNED * tier.left:
                 return None
             found.append(tier)
         rest = _uncovered(found, len(view.rows))
-        if not found or sum(tier.left for tier in found) + sum(count for _, count in rest) != view.alive:
+        if not found:
             return None
         if rest and (view.space.metric is Metric.COSINE or not view.vectors.mapped):
             return None
@@ -151,9 +166,7 @@ class Engine:
             tier = self._tiers.get(record.name, ...)
             if tier is ...:
                 tier = self._consider(record, view, nq)
-            if tier is not None and view.live is not None:
-                tier = self._without_deleted(record.name, tier, view)
-            if tier is not None:
+            if tier is not None and (tier := self._without_deleted(record.name, tier, view)) is not None:
                 usable.append(tier)
         return usable
 
@@ -162,19 +175,27 @@ class Engine:
 
         None for a view of before the last deletions that it is without: what it lacks has to be scanned.
         """
-        live, deleted = view.live, len(view.rows) - view.alive
-        seen = self._pruned.get(name)
-        if live is None or (seen is not None and seen[0] is live):
+        seen, live, deleted = self._pruned.get(name), view.live, len(view.rows) - view.alive
+        if seen is None:
+            if live is None:
+                return tier
+        elif seen.live is live:
             return tier
-        if seen is not None and seen[1] > deleted:
+        if live is None or (seen is not None and seen.deleted > deleted):
             return None if tier.left < tier.count else tier
         with self._lock:
             tier = self._tiers.get(name) or tier  # another thread may have been here
             mask = live[tier.first : tier.first + tier.count]
-            if np.count_nonzero(mask) < (1 - _PRUNED) * tier.left and (smaller := tier.pruned(mask)) is not None:
+            alive = int(np.count_nonzero(mask))
+            if alive < (1 - _PRUNED) * tier.left and (smaller := tier.pruned(mask)) is not None:
                 tier = self._tiers[name] = smaller
-            self._pruned[name] = (live, deleted)
+            self._pruned[name] = _Pruned(live, deleted, tier.left - alive)
         return tier
+
+    def _passed(self, name: str) -> int:
+        """How many deleted rows a tier still has, by the view that was last looked at."""
+        seen = self._pruned.get(name)
+        return 0 if seen is None else seen.passed
 
     def _consider(self, record: TierRecord, view: SpaceView, nq: int) -> Tier | None:
         with self._lock:
@@ -188,6 +209,7 @@ class Engine:
                 return None
             names = {tier.name for tier in view.tiers}
             self._tiers = {name: tier for name, tier in self._tiers.items() if name in names}
+            self._pruned = {name: seen for name, seen in self._pruned.items() if name in names}
             tier = self._tiers[record.name] = tiers.load(self._directory, record, view)
             view.vectors.release()
             return tier

@@ -66,7 +66,8 @@ class TextColumn:
         if size + _OVERHEAD * count <= _STRING_BYTES:
             strings = joined.decode("utf-8", "surrogatepass").split(_BETWEEN)
             return cls(count, first, last, size, strings=strings, scattered=scattered)
-        offsets = np.append(starts, len(joined) + 1).astype(np.uint32 if len(joined) < 2**32 - 1 else np.uint64)
+        kind: type[np.unsignedinteger] = np.uint32 if len(joined) < 2**32 - 1 else np.uint64
+        offsets: npt.NDArray[np.unsignedinteger] = np.append(starts, len(joined) + 1).astype(kind)
         return cls(count, first, last, size, block=joined, offsets=offsets, scattered=scattered)
 
     @property
