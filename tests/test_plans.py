@@ -302,12 +302,36 @@ def test_threads_ask_at_once(store: Store) -> None:
 
 
 def test_a_column_holds_what_is_there(store: Store) -> None:
-    with store._database.read() as connection:
-        found = columns.read(connection, Field(("cloud",)), 0)
-        assert found.values is not None
-        assert found.values.numbers is not None
-        assert np.array_equal(found.values.numbers, [i % 12 for i in range(COUNT + TAIL) if i not in GONE])
-        assert found.values.texts == {}
-        missing = columns.read(connection, Field(("missing",)), 0).values
-        assert missing is not None
-        assert not missing.there.any()
+    found = columns.read(store._database.read, Field(("cloud",)))
+    assert found.values is not None
+    assert found.values.numbers is not None
+    assert np.array_equal(found.values.numbers, [i % 12 for i in range(COUNT + TAIL) if i not in GONE])
+    assert found.values.texts == {}
+    missing = columns.read(store._database.read, Field(("missing",))).values
+    assert missing is not None
+    assert not missing.there.any()
+
+
+@pytest.mark.parametrize("at_once", [200, 1_000])
+def test_commits_while_a_column_is_read_neither_wait_nor_are_missed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(columns, "_AT_ONCE", at_once)
+    monkeypatch.setattr("embedstore.metadata.database._BUSY_SECONDS", 0.5)
+    part, made = columns._part, 0
+
+    def changing(*given: Any) -> Any:
+        nonlocal made
+        found = part(*given)
+        if made < 6:
+            made += 1
+            with Store(store.path) as other:
+                other.add_vectors([f"late{made}"], LATENTS[:1], [{"cloud": 3}])
+                other.delete([f"i{made * 12 + 3}", f"i{COUNT - made * 12 + 3}"])
+        return found
+
+    monkeypatch.setattr(columns, "_part", changing)
+    found = ids(store, "cloud = 3")
+    assert made == 6
+    assert found == set(store.ids("cloud = 3"))
+    assert {f"late{number}" for number in range(1, 7)} <= found

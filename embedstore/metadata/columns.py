@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from sqlite3 import Connection
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from embedstore.filters import Field
 from embedstore.filters.columns import Column, InexactError, column
+from embedstore.metadata import catalog
 from embedstore.metadata.fields import json_path
 
 _AT_ONCE = 20_000  # rows
@@ -22,6 +26,9 @@ _MOST_BYTES = 64 * 2**20  # of a column's different texts
 #: Different texts, beyond which a field is left to SQLite: asking each of them would take longer than asking the rows.
 MOST_TEXTS = 200_000
 _ARROW = sqlite3.sqlite_version_info >= (3, 38)  # an operator that gives a value as JSON, its type kept
+
+
+Transaction: TypeAlias = "Callable[[], AbstractContextManager[Connection]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,42 +56,56 @@ def can_be_read(field: Field) -> bool:
     return _ARROW and not field.built_in and json_path(field) is not None
 
 
-def read(connection: Connection, field: Field, seq: int, before: Read | None = None) -> Read:
-    """A field's values of all live items at the commit of a transaction, or what came since ``before``.
+def read(transaction: Transaction, field: Field, before: Read | None = None) -> Read:
+    """A field's values of all live items, or what came since ``before``.
+
+    Many rows are read in several transactions, so that no commit waits for all of them: rows never change, and what is
+    added meanwhile comes at the end.
 
     Args:
-        connection: of a read transaction.
+        transaction: begins a read transaction; from another thread, too.
         field: of the metadata, for which `can_be_read` holds.
-        seq: of the transaction's commit.
         before: what was read of it.
     """
     if before is not None and before.values is None:
-        return Read(before.rows, None, seq)
+        with transaction() as connection:
+            return Read(before.rows, None, catalog.read_state(connection).seq)
     rows = [np.empty(0, np.int64)] if before is None else [before.rows]
     values = None if before is None else before.values
-    last = int(rows[0][-1]) if len(rows[0]) else -1
-    # SQLite extracts the next values while the last ones are parsed: it needs no lock of Python's.
-    with ThreadPoolExecutor(1) as beside:
-        coming = beside.submit(_part, connection, field, last)
+    part = _part(transaction, field, int(rows[0][-1]) if len(rows[0]) else -1)
+    with ExitStack() as stack:
+        beside: ThreadPoolExecutor | None = None
         while True:
-            fresh, texts, longest = coming.result()
-            if longest > _LONGEST:
-                return Read(rows[0][:0], None, seq)
-            if more := len(fresh) == _AT_ONCE:
-                coming = beside.submit(_part, connection, field, int(fresh[-1]))
+            if part.longest > _LONGEST:
+                return Read(rows[0][:0], None, part.seq)
+            coming = None
+            if len(part.rows) == _AT_ONCE:
+                # SQLite extracts the next values while these are parsed: it needs no lock of Python's.
+                beside = beside or stack.enter_context(ThreadPoolExecutor(1))
+                coming = beside.submit(_part, transaction, field, int(part.rows[-1]))
             try:
-                values = column(json.loads(f"[{texts}]"), values)
+                values = column(json.loads(f"[{part.texts}]"), values)
             except InexactError:
                 values = None
             if values is None or len(values.texts) > MOST_TEXTS or values.text_size > _MOST_BYTES:
-                return Read(rows[0][:0], None, seq)
-            rows.append(fresh)
-            if not more:
-                return Read(np.concatenate(rows), values, seq)
+                return Read(rows[0][:0], None, part.seq)
+            rows.append(part.rows)
+            if coming is None:
+                return Read(np.concatenate(rows), values, part.seq)
+            part = coming.result()
 
 
-def _part(connection: Connection, field: Field, after: int) -> tuple[npt.NDArray[np.int64], str, int]:
-    """The next rows behind one, a field's values of them as JSON with commas between, and the length of the longest."""
+class _Part(NamedTuple):
+    """Rows (n,), a field's values of them as JSON with commas between, the longest one's length, and the commit."""
+
+    rows: npt.NDArray[np.int64]
+    texts: str
+    longest: int
+    seq: int
+
+
+def _part(transaction: Transaction, field: Field, after: int) -> _Part:
+    """The next rows behind one."""
     # One text for many rows: making it and parsing it takes half the time of a row for each. (json_group_array would
     # take the values for texts: they lose their JSON nature on the way out of the inner query.) What is in lists and
     # objects doesn't matter to any filter, and of what is too long only that it is: no row is longer than _LONGEST.
@@ -97,10 +118,15 @@ def _part(connection: Connection, field: Field, after: int) -> tuple[npt.NDArray
         "FROM items WHERE row > ?4 ORDER BY row LIMIT ?5)"
     )
     bound = (min(_SHORT, _LONGEST), json_path(field), _LONGEST + 1, after, _AT_ONCE)
-    count, first, last, texts, longest = connection.execute(query, bound).fetchone()
-    if not count:
-        return np.empty(0, np.int64), texts, longest
-    if last - first + 1 == count:
-        return np.arange(first, last + 1), texts, longest
-    found = connection.execute("SELECT row FROM items WHERE row > ? ORDER BY row LIMIT ?", (after, _AT_ONCE))
-    return np.fromiter((row for (row,) in found), dtype=np.int64, count=count), texts, longest
+    numbers = "SELECT row FROM items WHERE row > ? ORDER BY row LIMIT ?"
+    with transaction() as connection:
+        seq = catalog.read_state(connection).seq
+        count, first, last, texts, longest = connection.execute(query, bound).fetchone()
+        if not count:
+            rows = np.empty(0, np.int64)
+        elif last - first + 1 == count:
+            rows = np.arange(first, last + 1)
+        else:
+            found = connection.execute(numbers, (after, _AT_ONCE))
+            rows = np.fromiter((row for (row,) in found), dtype=np.int64, count=count)
+    return _Part(rows, texts, longest, seq)

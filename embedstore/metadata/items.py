@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import Any, Literal
@@ -29,7 +30,7 @@ COLUMNS = (
 )
 _INSERT = f"INSERT INTO items ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 #: One bound parameter for any number of values, given as a JSON array (see `_listed`).
-_TOGETHER, _SOME = 100_000, 10_000  # rows whose texts are read as one; whose sizes are added up
+_TOGETHER, _SOME = 25_000, 10_000  # rows whose texts are read as one; whose sizes are added up
 _AMONG = "IN (SELECT value FROM json_each(?))"
 
 
@@ -144,12 +145,13 @@ def more_metadata_than(connection: Connection, limit: int, after: int = 0) -> bo
 
 
 def texts(
-    connection: Connection, column: Literal["id", "metadata"], after: int = 0
+    transaction: Callable[[], AbstractContextManager[Connection]], column: Literal["id", "metadata"], after: int = 0
 ) -> Iterator[tuple[npt.NDArray[np.int64], bytes]]:
     """A text of each live item with a row above ``after``, by row, many at a time: rows (n,), and the texts in UTF-8.
 
     Between each two of them is a NUL, which neither has. One value for many rows: a row for each takes five times as
-    long.
+    long. Each part is read in a transaction of its own, so that no commit waits for all of them: rows never change, and
+    what is added meanwhile comes at the end. What is deleted meanwhile may be there or not.
     """
     numbers = "SELECT row FROM items WHERE row > ? ORDER BY row LIMIT ?"
     together = (
@@ -158,17 +160,20 @@ def texts(
     )
     count, many = _TOGETHER, False
     while count == _TOGETHER:
-        count, first, last, joined = connection.execute(together, (after, _TOGETHER)).fetchone()
-        if count:
-            if last - first + 1 == count:
+        with transaction() as connection:
+            count, first, last, joined = connection.execute(together, (after, _TOGETHER)).fetchone()
+            if not count:
+                rows = np.empty(0, dtype=np.int64)
+            elif last - first + 1 == count:
                 rows = np.arange(first, last + 1, dtype=np.int64)
             else:
                 found = connection.execute(numbers, (after, _TOGETHER))
                 rows = np.fromiter((row for (row,) in found), dtype=np.int64, count=count)
+            if many and count < _TOGETHER:  # SQLite's pages of a long read are of no use to the next one
+                connection.execute("PRAGMA shrink_memory").close()
+        if count:
             yield rows, joined
-            after, many = last, many or count == _TOGETHER
-    if many:
-        connection.execute("PRAGMA shrink_memory").close()  # SQLite's pages of a long read are of no use to the next
+            after, many = last, True
 
 
 def row_metadata(connection: Connection, after: int = 0) -> Iterator[tuple[int, str]]:

@@ -126,18 +126,18 @@ class Matcher:
         how = " and ".join(sorted(asking.how, key=str.lower))
         return Match(view, selection, how, round(view.alive * asking.share(expression, False)))
 
-    def column(self, field: Field, seq: int, connection: Callable[[], Connection]) -> Read:
+    def column(self, field: Field, seq: int) -> Read:
         """The column of a field as of a commit, read or brought up to date."""
         read = self._columns.get(field.path)
         if read is None or read.seq < seq:
-            read = columns.read(connection(), field, seq, read)
-        elif read.seq > seq:  # and may lack items that were deleted in between
-            raise _OvertakenError
+            read = columns.read(self._database.read, field, read)
         with self._lock:
             self._columns[field.path] = read
             self._columns.move_to_end(field.path)
             while len(self._columns) > 1 and sum(one.size for one in self._columns.values()) > _COLUMN_BYTES:
                 self._columns.popitem(last=False)
+        if read.seq > seq:  # and may lack items that were deleted in between
+            raise _OvertakenError
         return read
 
     def begin(self, stack: ExitStack, seq: int) -> Connection:
@@ -166,15 +166,10 @@ class _Asking:
         return self._connection
 
     def read(self, expression: Expression) -> bool:
-        """Bring the columns of all fields up to date; whether there is one.
-
-        The transaction ends with that: asking the columns may take a while, and a writer would wait for it.
-        """
+        """Bring the columns of all fields up to date; whether there is one."""
         for field in filters.fields(expression):
             if columns.can_be_read(field):
-                self._read[field.path] = self._matcher.column(field, self._seq, self.connection)
-        self._stack.close()
-        self._connection = None
+                self._read[field.path] = self._matcher.column(field, self._seq)
         return any(read.values is not None for read in self._read.values())
 
     def leaf(self, leaf: Leaf, negated: bool) -> Truth:

@@ -270,8 +270,8 @@ class Searcher:
             return self._column().lookup(rows)
 
     def _column(self) -> TextColumn:
-        with self._lock, self._database.read() as connection:
-            self._ids = column = _grown(self._ids, list(items.texts(connection, "id", _last(self._ids))))
+        with self._lock:
+            self._ids = column = _grown(self._ids, list(items.texts(self._database.read, "id", _last(self._ids))))
             return column
 
     def read_metadata(self, rows: npt.NDArray[np.int64]) -> list[Metadata]:
@@ -293,12 +293,14 @@ class Searcher:
         return [found.get(row, "{}") for row in wanted]
 
     def _metadata_column(self) -> TextColumn:
-        with self._lock, self._database.read() as connection:
+        with self._lock:
             after, room = _last(self._metadata), _METADATA_BYTES - (self._metadata.size if self._metadata else 0)
-            if items.more_metadata_than(connection, room, after):
+            with self._database.read() as connection:
+                too_much = items.more_metadata_than(connection, room, after)
+            if too_much:
                 self._metadata, self._reads = None, math.inf
                 return _grown(None, [])
-            parts = list(items.texts(connection, "metadata", after))
+            parts = list(items.texts(self._database.read, "metadata", after))
             self._metadata = column = _grown(self._metadata, parts)
             return column
 
