@@ -325,7 +325,7 @@ class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
         self._closed = True
         self._snapshots.close()
         self._database.close()
-        self._searcher.forget()
+        self._searcher.engine.forget()
         self._spaces.forget()
 
     def __enter__(self) -> Store:

@@ -50,7 +50,7 @@ def stored(path: Path, factory: str, metric: str = "l2") -> Store:
 
 
 def is_direct(store: Store, k: int = 10) -> bool:
-    return store._searcher._directly(store._snapshots.current(), k, None, None) is not None
+    return store._searcher.engine.direct(store._view(None), k, None) is not None
 
 
 def check(store: Store, gone: set[int], metric: str, least: float) -> None:

@@ -17,7 +17,7 @@ from embedstore.index import inplace
 from embedstore.index.bindings import faiss
 from embedstore.index.exact import Positions
 from embedstore.index.tier import Tier, alone
-from embedstore.truth.snapshot import Snapshot, SpaceView
+from embedstore.truth.snapshot import SpaceView
 from embedstore.types import Metric, Vectors
 
 _ptr = faiss.swig_ptr
@@ -26,10 +26,9 @@ Values = npt.NDArray[np.float32]
 
 
 class Direct:
-    """Searches one snapshot of a space for k rows at one recall. Safe to use from several threads.
+    """Searches one view for k rows at one recall. Safe to use from several threads.
 
     Args:
-        snapshot: whose.
         view: of the space.
         tiers: all `finished`, the first one of at least k rows.
         blocks: what no tier covers, as (first position, (n, d)); scanned.
@@ -37,7 +36,7 @@ class Direct:
         recall: to aim at; None for the tiers' own.
 
     Attributes:
-        snapshot: whose.
+        view: of the space.
         metric: of the space.
         rows: of its positions.
         shape: of a query.
@@ -58,20 +57,19 @@ class Direct:
         "rows",
         "shape",
         "shift",
-        "snapshot",
         "stats",
+        "view",
     )
 
     def __init__(
         self,
-        snapshot: Snapshot,
         view: SpaceView,
         tiers: Sequence[Tier],
         blocks: Sequence[tuple[int, Vectors]],
         k: int,
         recall: float | None,
     ) -> None:
-        self.snapshot, self.metric, self.rows = snapshot, view.space.metric, view.rows
+        self.view, self.metric, self.rows = view, view.space.metric, view.rows
         self.shape, self._k, self._is_l2 = (view.space.dimension,), k, view.space.metric is Metric.L2
         self._live = view.live
         self._wide = k if view.live is None else k + _SPARE

@@ -24,6 +24,7 @@ from embedstore.vectors.segments import SegmentVectors
 
 if TYPE_CHECKING:
     from embedstore.index.tier import Tier
+    from embedstore.query.direct import Direct
 
 #: Selected numbers, up to which reading them all takes less time than any index: 600 rows of 784, 8,000 of 64.
 _SCAN_NUMBERS = 2**19
@@ -33,6 +34,7 @@ _LOAD_FACTOR = 2.5
 #: Rows of a tier are left out of the copy in memory once this share of them was deleted; that takes as long as some
 #: thousand queries, and until then deleted ones are met and passed over.
 _PRUNED = 0.05
+_DIRECT = 8  # short ways that are kept
 
 
 @dataclass(slots=True)  # not frozen: each field would be set by a call of its own, in every search
@@ -80,6 +82,30 @@ class Engine:
         self._alive: tuple[npt.NDArray[np.uint8], Selection] | None = None
         self._norms: tuple[SegmentVectors, list[npt.NDArray[np.float32]]] | None = None
         self._pruned: dict[str, _Pruned] = {}
+        self._direct: dict[tuple[int, int, float | None], Direct] = {}
+
+    def direct(self, view: SpaceView, k: int, recall: float | None) -> Direct | None:
+        """The short way to the k nearest of all live vectors, kept; None where the answer needs another plan.
+
+        Args:
+            view: of the space.
+            k: checked.
+            recall: to aim at; checked.
+        """
+        key = view.space.id, k, recall
+        kept = self._direct.get(key)
+        if kept is not None and kept.view is view:
+            return kept
+        parts = None if recall is not None and recall >= 1.0 else self.parts(view)
+        if parts is None or k > parts[0][0].left:
+            return None
+        from embedstore.query.direct import Direct  # which needs FAISS; a process that asks once may do without
+
+        made = Direct(view, *parts, k, recall)
+        with self._lock:  # what is kept of an older view would keep its files, too
+            kept_too = {one: way for one, way in self._direct.items() if way.view is view or one[0] != view.space.id}
+            self._direct = {key: made, **dict(list(kept_too.items())[:_DIRECT])}
+        return made
 
     def parts(self, view: SpaceView) -> tuple[list[Tier], list[tuple[int, Vectors]]] | None:
         """Loaded tiers and blocks (first position, (n, d)) that together have all live rows of a view, and few others.
@@ -122,6 +148,11 @@ class Engine:
             only_exact: scan everything.
             recall: to aim at, where another than the tiers were tuned to.
         """
+        if allowed is None and len(queries) == 1 and not only_exact:
+            direct = self.direct(view, k, recall)
+            found = None if direct is None else direct.ask(queries[0])
+            if direct is not None and found is not None:
+                return Answer(found[0][None], found[1][None], direct.stats.copy())
         selection = self._live(view, allowed)
         candidates = len(view.rows) if selection is None else selection.count
         wanted = min(k, candidates)
@@ -333,7 +364,7 @@ class Engine:
 
     def forget(self) -> None:
         """Drop loaded tiers."""
-        self._tiers, self._pruned = {}, {}
+        self._tiers, self._pruned, self._direct = {}, {}, {}
 
 
 def _uncovered(used: list[Tier], total: int) -> list[tuple[int, int]]:

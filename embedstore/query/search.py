@@ -23,7 +23,7 @@ from embedstore.query.engine import Answer, Engine
 from embedstore.query.hits import Hits
 from embedstore.query.texts import TextColumn
 from embedstore.truth import pictures
-from embedstore.truth.snapshot import Snapshot, Snapshots, SpaceView
+from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.types import Metadata, Metric, Vectors
 
 if TYPE_CHECKING:
@@ -34,14 +34,12 @@ if TYPE_CHECKING:
     from embedstore.filters import Expression
     from embedstore.index.selection import Selection
     from embedstore.metadata.items import Condition
-    from embedstore.query.direct import Direct
     from embedstore.query.matching import Match, Matcher
 
 #: Answers whose ids are looked up in SQLite before the whole column is read: a process that asks once reads ten rows.
 _COLD_ANSWERS = 3
 #: Metadata is kept in memory, as the ids are, while all of it is at most so long.
 _METADATA_BYTES = 8 * 2**20
-_DIRECT = 8  # short ways that are kept
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -56,7 +54,6 @@ class Searcher:
         self._lock = threading.Lock()
         self._ids: TextColumn | None = None
         self._metadata: TextColumn | None = None
-        self._direct: dict[tuple[int, float | None, str | None], Direct] = {}
         self._answers = 0
         self._reads: float = 0  # of metadata; infinite: there is too much to keep in memory
 
@@ -69,12 +66,10 @@ class Searcher:
             recall: to aim at.
             space: its name.
         """
-        if type(k) is not int or (recall is not None and type(recall) is not float):
+        if type(k) is not int or k < 1 or not (recall is None or (type(recall) is float and 0.0 < recall < 1.0)):
             return None
-        snapshot = self._snapshots.current()
-        direct = self._direct.get((k, recall, space))
-        if direct is None or direct.snapshot is not snapshot:
-            direct = self._directly(snapshot, k, recall, space)
+        view = self._snapshots.current().view(space)
+        direct = None if view is None else self.engine.direct(view, k, recall)
         # What tells of NaN and infinity here keeps Python's lock. FAISS's walk through a graph isn't safe with them.
         if (
             direct is None
@@ -96,19 +91,6 @@ class Searcher:
                 return None  # an item was deleted since the snapshot was taken
         read = self.read_metadata, self.read_images
         return Hits(names, distances, direct.metric, positions, *read, direct.stats.copy(), direct.rows)
-
-    def _directly(self, snapshot: Snapshot, k: int, recall: float | None, space: str | None) -> Direct | None:
-        """The short way in a snapshot, kept; None where the answer needs the whole engine."""
-        view = None if k < 1 else snapshot.view(space)
-        parts = None if view is None or (recall is not None and not 0.0 < recall < 1.0) else self.engine.parts(view)
-        if view is None or parts is None or k > parts[0][0].left:
-            return None
-        from embedstore.query.direct import Direct
-
-        if len(self._direct) >= _DIRECT:
-            self._direct.clear()
-        made = self._direct[k, recall, space] = Direct(snapshot, view, *parts, k, recall)
-        return made
 
     def search(
         self,
@@ -195,11 +177,6 @@ class Searcher:
         """Hits at positions, nearest first, whose distances are another metric's than the space's own."""
         rows = view.rows[positions]
         return Hits(self.ids_of(rows), distances, metric, rows, self.read_metadata, self.read_images, {"plan": "exact"})
-
-    def forget(self) -> None:
-        """Drop loaded tiers, and what keeps snapshots alive."""
-        self._direct.clear()
-        self.engine.forget()
 
     def nothing(self) -> Hits:
         """The answer of an empty store."""

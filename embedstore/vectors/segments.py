@@ -241,6 +241,12 @@ class SegmentVectors:
 
     def _gathered(self, positions: npt.NDArray[np.int64], read: Callable[[_Mapped, npt.NDArray[np.int64]], Any]) -> Any:
         found = self._room(len(positions))
+        if len(positions) <= _MANY and (rows := positions.tolist()) == sorted(rows):  # as candidates come
+            cuts = [*positions.searchsorted(self._starts).tolist(), len(rows)]
+            for part, start, stop in zip(self._mapped, cuts, cuts[1:], strict=False):
+                if start < stop:
+                    found[start:stop] = read(part, positions[start:stop] - part.first)
+            return found
         which = np.searchsorted(self._starts, positions, side="right") - 1
         for number in np.unique(which):
             chosen, part = which == number, self._mapped[number]
