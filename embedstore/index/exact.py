@@ -20,6 +20,7 @@ decimal come back in random order as soon as there are 20 queries), and its sele
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -27,25 +28,20 @@ import numpy.typing as npt
 
 from embedstore.errors import InvalidArgument
 from embedstore.index.bindings import faiss
+from embedstore.index.possible import PADDING, SAFE, TINY, UNIT, possible
 from embedstore.types import Metric, Vectors
 
 Positions: TypeAlias = npt.NDArray[np.int64]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 Blocks: TypeAlias = Sequence[tuple[int, Vectors]]
 
-_UNIT = 2.0**-24  # unit roundoff of float32
-_TINY = 2.0**-126  # smallest normal float32: what a product can lose by underflow
 _BATCH = 20  # from here on a matrix product is faster than one scan per query
-_PADDING = 16  # results beyond k that a batch asks for, so that near-ties at rank k rarely need a scan
 _QUERIES = 2048  # of a batch at a time
 _SCAN_ROWS = 1 << 20
 _DECODED_ROWS = 1 << 15  # of blocks that aren't float32 already, at a time
 _COPY_BYTES = 32 << 20  # of vectors gathered, normalised or widened to float64 at a time
-_SAFE = (1e-15, 1e15)  # norms between which no float32 product of two vectors overflows or loses digits by underflow
 _PARALLEL = 1e-28  # squared distance of normalised vectors that rounding alone makes: the same direction
 _KERNEL = 16  # dimensions from which FAISS's kernels for one and for many queries add in the same order
-_FEW_NUMBERS = 1 << 16  # that NumPy copies and adds in the time of opening a parallel region
-_SPARSE = 4  # a scan reads single rows, not all of them, where fewer than one in this many is selected
 
 _ptr = faiss.swig_ptr
 
@@ -56,7 +52,7 @@ def norms(block: Vectors) -> npt.NDArray[np.float32]:
     out = np.empty(len(block), dtype=np.float32)
     if len(block):
         faiss.fvec_norms_L2(_ptr(out), _ptr(block), block.shape[1], len(block))
-        odd = np.flatnonzero(~((out > _SAFE[0]) & (out < _SAFE[1])))  # squares that left the range of float32
+        odd = np.flatnonzero(~((out > SAFE[0]) & (out < SAFE[1])))  # squares that left the range of float32
         for part in _parts(odd, block.shape[1]):
             out[part] = np.linalg.norm(block[part].astype(np.float64), axis=1)
     return out
@@ -207,69 +203,15 @@ def _scan(
     found: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)]
     positions: list[Positions] = [np.empty(0, dtype=np.int64)]
     for first, piece, piece_norms, rows in _pieces(blocks, among, known, _SCAN_ROWS):
-        kept = _possible(query, piece, piece_norms, rows, k, metric)
+        kept = possible(query, piece, partial(_lengths, piece, piece_norms), rows, k, metric)
         for part in _parts(kept, piece.shape[1]):
             found.append(distances(query[None], piece[part][None], metric)[0].astype(np.float32))
             positions.append(part + first)
     return _nearest(np.concatenate(found)[None], np.concatenate(positions)[None], k)
 
 
-def _possible(
-    query: npt.NDArray[np.float32],
-    piece: Vectors,
-    piece_norms: npt.NDArray[np.float32] | None,
-    rows: Positions | None,
-    k: int,
-    metric: Metric,
-) -> Positions:
-    """The rows of a piece that may be among its k nearest to the query, ascending: a proven superset."""
-    count, dimension = (len(piece) if rows is None else len(rows)), piece.shape[1]
-    everything = np.arange(count) if rows is None else rows
-    if count <= k:
-        return everything
-    sparse = rows if rows is not None and count * _SPARSE < len(piece) else None
-    # FAISS opens a parallel region, where a few rows take less time than waking threads: 5 ms beside a busy program.
-    few = sparse is not None and count * dimension <= _FEW_NUMBERS
-    out = np.empty(len(piece) if sparse is None else count, dtype=np.float32)
-    relative, absolute = 0.0, 0.0
-    if metric is Metric.L2:
-        if sparse is not None and few:
-            with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is seen below
-                difference = piece[sparse] - query
-                out = np.einsum("nd,nd->n", difference, difference)
-        elif sparse is not None:
-            faiss.fvec_L2sqr_by_idx(_ptr(out), _ptr(query), _ptr(piece), _ptr(sparse), dimension, 1, count)
-        else:
-            faiss.fvec_L2sqr_ny(_ptr(out), _ptr(query), _ptr(piece), dimension, len(piece))
-        relative, absolute = (dimension + 4) * _UNIT, dimension * _TINY
-    else:
-        lengths = norms(piece) if piece_norms is None else piece_norms
-        longest, length = float(lengths.max()), float(np.linalg.norm(query.astype(np.float64)))
-        lowest = _SAFE[0] if metric is Metric.COSINE else 0.0
-        if not (lowest <= min(length, float(lengths.min())) and max(length, longest) <= _SAFE[1]):
-            return everything
-        if metric is Metric.COSINE:
-            query, length, longest = (query / length).astype(np.float32), 1.0, 1.0
-        if sparse is not None and few:
-            out = piece[sparse] @ query
-        elif sparse is not None:
-            faiss.fvec_inner_products_by_idx(_ptr(out), _ptr(query), _ptr(piece), _ptr(sparse), dimension, 1, count)
-        else:
-            faiss.fvec_inner_products_ny(_ptr(out), _ptr(query), _ptr(piece), dimension, len(piece))
-        np.negative(out, out=out)
-        if metric is Metric.COSINE:
-            out /= lengths if sparse is None else lengths[sparse]
-        absolute = (dimension + 8) * (_UNIT * length * longest + _TINY)
-    if rows is not None and sparse is None:
-        out = out[rows]
-    # If T is the k-th smallest computed value, k vectors are truly no farther than T plus its error; so a vector among
-    # the true k nearest is computed as at most T plus both errors.
-    threshold = float(np.partition(out, k - 1)[k - 1])
-    limit = threshold + 3 * relative * abs(threshold) + 2 * absolute
-    if not np.isfinite(limit):
-        return everything
-    kept = np.flatnonzero(out <= limit)
-    return kept if rows is None else rows[kept]
+def _lengths(piece: Vectors, known: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+    return norms(piece) if known is None else known
 
 
 def _batch(
@@ -297,8 +239,8 @@ def _batch(
         if rows is not None:
             piece, sizes = piece[rows], sizes[rows]
         if metric is Metric.COSINE:
-            piece = np.divide(piece, np.maximum(sizes, _TINY)[:, None], dtype=np.float32)
-        width = min(k + _PADDING, len(piece))
+            piece = np.divide(piece, np.maximum(sizes, TINY)[:, None], dtype=np.float32)
+        width = min(k + PADDING, len(piece))
         values = np.empty((len(queries), width), dtype=np.float32)
         labels = np.empty((len(queries), width), dtype=np.int64)
         knn = faiss.knn_L2sqr if metric is Metric.L2 else faiss.knn_inner_product
@@ -315,17 +257,17 @@ def _batch(
         return
     bound: Doubles
     if metric is Metric.COSINE:
-        bound = np.full(len(queries), (dimension + 12) * _UNIT)
+        bound = np.full(len(queries), (dimension + 12) * UNIT)
     elif metric is Metric.IP:
-        bound = (dimension + 8) * (_UNIT * lengths * longest + _TINY)
+        bound = (dimension + 8) * (UNIT * lengths * longest + TINY)
     else:
-        bound = (dimension + 8) * (_UNIT * (lengths + longest) ** 2 + _TINY)
+        bound = (dimension + 8) * (UNIT * (lengths + longest) ** 2 + TINY)
     computed, where = np.concatenate(near, axis=1), np.concatenate(positions, axis=1)
     rank = min(k, computed.shape[1]) - 1
     limit = np.partition(computed, rank, axis=1)[:, rank] + 2 * bound
-    lowest = _SAFE[0] if metric is Metric.COSINE else 0.0
-    proven = np.isfinite(limit) & (lengths <= _SAFE[1]) & (lengths >= lowest)
-    proven &= longest <= _SAFE[1] and shortest >= lowest
+    lowest = SAFE[0] if metric is Metric.COSINE else 0.0
+    proven = np.isfinite(limit) & (lengths <= SAFE[1]) & (lengths >= lowest)
+    proven &= longest <= SAFE[1] and shortest >= lowest
     for values in last:
         proven &= values > limit
     where[computed > limit[:, None]] = -1
