@@ -21,7 +21,7 @@ from embedstore.metadata import items
 from embedstore.metadata.database import Database
 from embedstore.query.engine import Answer, Engine
 from embedstore.query.hits import Hits
-from embedstore.query.texts import TextColumn
+from embedstore.query.texts import TextColumn, give_back
 from embedstore.truth import pictures
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.types import Metadata, Metric, Vectors
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _COLD_ANSWERS = 3
 #: Metadata is kept in memory, as the ids are, while all of it is at most so long.
 _METADATA_BYTES = 8 * 2**20
+_MANY = 100_000  # ids whose reading leaves memory behind
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -248,7 +249,11 @@ class Searcher:
 
     def _column(self) -> TextColumn:
         with self._lock:
-            self._ids = column = _grown(self._ids, list(items.texts(self._database.read, "id", _last(self._ids))))
+            parts = list(items.texts(self._database.read, "id", _last(self._ids)))
+            self._ids = column = _grown(self._ids, parts)
+            if sum(len(rows) for rows, _ in parts) >= _MANY:
+                del parts
+                give_back()
             return column
 
     def read_metadata(self, rows: npt.NDArray[np.int64]) -> list[Metadata]:
