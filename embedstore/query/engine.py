@@ -206,22 +206,34 @@ class Engine:
 
         None for a view of before the last deletions that it is without: what it lacks has to be scanned.
         """
-        seen, live, deleted = self._pruned.get(name), view.live, len(view.rows) - view.alive
-        if seen is None:
-            if live is None:
-                return tier
-        elif seen.live is live:
-            return tier
-        if live is None or (seen is not None and seen.deleted > deleted):
-            return None if tier.left < tier.count else tier
+        live, deleted = view.live, len(view.rows) - view.alive
+        known, found = self._known(name, tier, live, deleted)
+        if known or live is None:
+            return found
         with self._lock:
-            tier = self._tiers.get(name) or tier  # another thread may have been here
+            tier = self._tiers.get(name) or tier
+            known, found = self._known(name, tier, live, deleted)
+            if known:
+                return found  # another thread was here
             mask = live[tier.first : tier.first + tier.count]
             alive = int(np.count_nonzero(mask))
-            if alive < (1 - _PRUNED) * tier.left and (smaller := tier.pruned(mask)) is not None:
-                tier = self._tiers[name] = smaller
+            smaller = tier.pruned(mask) if alive < (1 - _PRUNED) * tier.left else None
+            tier = smaller or tier
+            # In this order: whoever finds the smaller tier has to find what it is without, too.
             self._pruned[name] = _Pruned(live, deleted, tier.left - alive)
+            self._tiers[name] = tier
         return tier
+
+    def _known(
+        self, name: str, tier: Tier, live: npt.NDArray[np.uint8] | None, deleted: int
+    ) -> tuple[bool, Tier | None]:
+        """Whether these deletions, or later ones, have been looked at, and what is to be used then."""
+        seen = self._pruned.get(name)
+        if seen is None or seen.live is live:
+            return seen is not None or live is None, tier
+        if live is None or seen.deleted > deleted:
+            return True, None if tier.left < tier.count else tier
+        return False, None
 
     def _passed(self, name: str) -> int:
         """How many deleted rows a tier still has, by the view that was last looked at."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from embedstore.query.matching import Match, Matcher
 
 #: Answers whose ids are looked up in SQLite before the whole column is read: a process that asks once reads ten rows.
-_COLD_ANSWERS = 3
+_COLD_ANSWERS, _COLD_ROWS = 3, 1_000
 #: Metadata is kept in memory, as the ids are, while all of it is at most so long.
 _METADATA_BYTES = 8 * 2**20
 _MANY = 100_000  # ids whose reading leaves memory behind
@@ -238,7 +238,7 @@ class Searcher:
         column = self._ids
         if column is None:
             self._answers += 1
-            if self._answers <= _COLD_ANSWERS:
+            if self._answers <= _COLD_ANSWERS and len(rows) <= _COLD_ROWS:
                 named = {row: name for row, name, _ in self._snapshots.hot().rows(rows.tolist())}
                 return [named[row] for row in rows.tolist()]
             column = self._column()
