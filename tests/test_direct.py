@@ -144,6 +144,86 @@ def test_more_deletions_are_left_out_as_they_come(tmp_path: Path) -> None:
             assert is_direct(store)
 
 
+def test_a_tier_of_which_nothing_is_left_is_none(tmp_path: Path) -> None:
+    with stored(tmp_path / "d.store", "IVF16,Flat") as store:
+        gone = {*range(FIRST, FIRST + SECOND)}
+        store.delete([f"i{i}" for i in gone])
+        assert is_direct(store)
+        check(store, gone, "l2", 0.94)
+        store.delete([f"i{i}" for i in range(10, FIRST)])
+        gone |= {*range(10, FIRST)}
+        check_few = store.search(QUERIES[0], TOTAL)
+        assert {*check_few.ids} == {f"i{i}" for i in range(TOTAL) if i not in gone}
+        store.delete([f"i{i}" for i in range(FIRST)])
+        assert len(store.search(QUERIES[0], TOTAL)) == TAIL
+
+
+def test_what_an_older_commit_had_is_let_go(tmp_path: Path) -> None:
+    with stored(tmp_path / "d.store", "HNSW16,SQ8") as store:
+        store.search(QUERIES[0])
+        store.search(QUERIES[0], 3)
+        kept = store._searcher.engine._direct
+        assert len(kept) == 2
+        store.delete([f"i{i}" for i in range(0, FIRST, 2)])  # too many for the short way through a graph
+        store.search(QUERIES[0])
+        assert not store._searcher.engine._direct
+        store.search(QUERIES[0]).stats["plan"]
+    with stored(tmp_path / "e.store", "IVF16,Flat") as store:
+        stats = store.search(QUERIES[0]).stats
+        stats["plan"][0]["candidates"] = "mine"
+        assert store.search(QUERIES[0]).stats["plan"][0]["candidates"] != "mine"
+
+
+@pytest.mark.parametrize("dimension", [64, 40])
+def test_a_query_that_is_no_bytes_gets_its_own_distances_from_vectors_that_are(tmp_path: Path, dimension: int) -> None:
+    rng = np.random.default_rng(4)
+    centres = rng.integers(60, 180, (12, dimension))
+    bytes_ = np.clip(centres[rng.integers(0, 12, 2_000)] + rng.integers(-30, 30, (2_000, dimension)), 0, 255)
+    bytes_ = bytes_.astype(np.float32)
+    opening.create(tmp_path / "b.store", StoreConfig(factory="HNSW16,SQ8", recall=0.97, tail_floats=dimension))
+    with Store(tmp_path / "b.store") as store:
+        store.add_vectors([f"i{i}" for i in range(2_000)], bytes_)
+        store.build()
+        store._searcher.engine.load(store._view(None))
+        [tier] = store._searcher.engine._tiers.values()
+        assert tier is not None
+        assert tier.held is not None
+        for change in (0.0, 0.7, -0.25, 200.0, -70.0):
+            queries = np.ascontiguousarray(bytes_[:20] + np.float32(change))
+            batch = store.search(queries)
+            for query, hits in zip(queries, batch, strict=True):
+                for found in (hits, store.search(query)):
+                    numbers = np.array([int(name[1:]) for name in found.ids])
+                    own = exact.distances(query[None], bytes_[numbers][None], Metric.L2)[0]
+                    np.testing.assert_allclose(found.distances, own, rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_a_flat_tier_answers_large_batches_without_cancellation(tmp_path: Path, metric: str) -> None:
+    base = (100 + np.random.default_rng(5).normal(scale=0.01, size=(500, 64))).astype(np.float32)
+    opening.create(tmp_path / "f.store", StoreConfig(factory="Flat", tail_floats=64))
+    with Store(tmp_path / "f.store") as store:
+        store.add_vectors([f"i{i}" for i in range(500)], base, metric=metric)
+        store.build()
+        store._searcher.engine.load(store._view(None))
+        queries = np.tile(base[:50], (50, 1))
+        hits = store.search(queries, 5)
+        far, near = exact.search([(0, base)], queries, 5, Metric.parse(metric))
+        np.testing.assert_array_equal([one.distances for one in hits], far)
+        assert [one.ids for one in hits] == [[f"i{i}" for i in row] for row in near.tolist()]
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("value", [3e19, -3e19, 3e38, -3e38])
+def test_a_query_too_long_for_float32_is_refused(tmp_path: Path, metric: str, value: float) -> None:
+    with stored(tmp_path / "d.store", "IVF16,Flat", metric) as store:
+        for query in (np.full(D, value, np.float32), [value] * D):
+            with pytest.raises(InvalidVector, match="too long"):
+                store.search(query)
+        with pytest.raises(InvalidArgument):
+            store.search(QUERIES[0], 100_001)
+
+
 @pytest.mark.parametrize(
     ("query", "error"),
     [

@@ -70,14 +70,19 @@ def choose(n: int, d: int, metric: Metric, factory: str | None = None, memory: i
         return factory
     if n * d * 4 <= _EXACT_BYTES:
         return None
-    if d <= _LISTED and n * d * 4 <= _LISTED_BYTES and metric is not Metric.COSINE and _fits(_LISTS, n, d, memory):
+    if (
+        d <= _LISTED
+        and n * d * 4 <= _LISTED_BYTES
+        and metric is not Metric.COSINE
+        and _fits(_LISTS, n, d, metric, memory)
+    ):
         return sized(_LISTS, n)
-    if n <= _GRAPH_ROWS and _fits(_GRAPH, n, d, memory):
+    if n <= _GRAPH_ROWS and _fits(_GRAPH, n, d, metric, memory):
         return _GRAPH
-    return sized(next((one for one in _BY_SIZE if _fits(one, n, d, memory)), _BY_SIZE[-1]), n)
+    return sized(next((one for one in _BY_SIZE if _fits(one, n, d, metric, memory)), _BY_SIZE[-1]), n)
 
 
-def alternatives(factory: str, n: int, d: int, memory: int | None = None) -> list[str]:
+def alternatives(factory: str, n: int, d: int, metric: Metric, memory: int | None = None) -> list[str]:
     """What to try where the index that `choose` chose turns out to be slow, or to miss what it was tuned to.
 
     Many duplicates trap a graph: their links go to each other, and a walk has to be very wide, or never arrives (0.967
@@ -85,12 +90,12 @@ def alternatives(factory: str, n: int, d: int, memory: int | None = None) -> lis
     dimensions they have to look at many rows.
     """
     if "IVF" in factory:
-        return [_GRAPH] if n <= _GRAPH_ROWS and _fits(_GRAPH, n, d, memory) else []
+        return [_GRAPH] if n <= _GRAPH_ROWS and _fits(_GRAPH, n, d, metric, memory) else []
     return [sized("IVF*,SQ8", n)]
 
 
-def _fits(factory: str, n: int, d: int, memory: int | None) -> bool:
-    return memory is None or sizes.process_with(factory, n, d) <= memory
+def _fits(factory: str, n: int, d: int, metric: Metric, memory: int | None) -> bool:
+    return memory is None or sizes.process_with(factory, n, d, metric) <= memory
 
 
 def sized(factory: str, n: int) -> str:

@@ -42,6 +42,15 @@ def hold(blocks: Sequence[Vectors]) -> Any:
     return held
 
 
+def takes(queries: Vectors) -> bool:
+    """Whether an index that `hold` made has exact distances for queries (nq, d) or (d,): those that are bytes, too.
+
+    Where d is a multiple of 16 FAISS turns the query into bytes as well, and drops what is behind the point.
+    """
+    with np.errstate(all="ignore"):
+        return b"\0" not in (queries.astype(np.uint8) == queries).tobytes()
+
+
 def read(held: Any, rows: Positions) -> Vectors:
     """The vectors (n, d) at rows (n,)."""
     codes = faiss.rev_swig_ptr(held.codes.data(), held.ntotal * held.d).reshape(-1, held.d)

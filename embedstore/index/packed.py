@@ -47,8 +47,8 @@ def pack_lists(index: Any, mask: npt.NDArray[np.uint8], *, own: bool = False) ->
         chosen = np.flatnonzero(mask[ids])
         if len(chosen):
             some = faiss.rev_swig_ptr(codes, length * size).reshape(length, size)[chosen]
-            own = ids[chosen]  # named, for a pointer keeps nothing alive
-            packed.invlists.add_entries(number, len(chosen), _ptr(own), _ptr(some))
+            names = ids[chosen]  # in a variable, for a pointer keeps nothing alive
+            packed.invlists.add_entries(number, len(chosen), _ptr(names), _ptr(some))
         lists.release_ids(number, held)
         lists.release_codes(number, codes)
     packed.ntotal = int(np.count_nonzero(mask))

@@ -127,7 +127,7 @@ class Part:
         values = np.take_along_axis(values, order, 1)
         if order.shape[1] < width:
             values = np.pad(values, missing, constant_values=np.inf)
-        return found, values
+        return found, np.where(found >= 0, values, np.float32(np.inf))
 
     @property
     def size(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from embedstore.types import PROCESS_BYTES
+from embedstore.types import PROCESS_BYTES, Metric
 
 _MAPPED = 128 * 2**20  # of vectors, which a store keeps mapped (`vectors.segments`)
 _ROW = 33  # bytes of each vector's row number and id
@@ -21,14 +21,17 @@ def process(count: int, dimension: int, per_vector: float, *, reads: bool = True
     return int(PROCESS_BYTES + mapped + count * (_ROW + per_vector))
 
 
-def process_with(factory: str, count: int, dimension: int) -> int:
-    """The same by the index's factory string."""
-    return process(count, dimension, per_vector(factory, dimension), reads=not holds_vectors(factory))
+def process_with(factory: str, count: int, dimension: int, metric: Metric) -> int:
+    """The same by the index's factory string; FAISS's own distances are no cosine distances."""
+    reads = metric is Metric.COSINE or not holds_vectors(factory)
+    return process(count, dimension, per_vector(factory, dimension), reads=reads)
 
 
 def holds_vectors(factory: str) -> bool:
     """Whether an index of this factory string holds the vectors as they are."""
-    return "Flat" in factory.split(",") and not re.match("PCA|OPQ|RR", factory)
+    parts = factory.split(",")
+    flat = "Flat" in parts or re.fullmatch(r"HNSW\d*", parts[-1]) is not None
+    return flat and not re.match("PCA|OPQ|RR|L2norm", factory)
 
 
 def per_vector(factory: str, dimension: int) -> float:

@@ -27,6 +27,7 @@ _MOST = 0.5  # of the rows of inverted lists are selected: all are searched for
 #: query they tell less than they were tuned to, and more of them are looked at (0.79 instead of 0.95 was measured).
 _LISTS, _CANDIDATES = 2, 4
 _NEARLY_ALL = 0.9  # of the rows are left, as where some were deleted
+_KEPT = 100  # settings
 _MARGIN = 1.4  # times as many selected rows as are wanted are expected on a walk
 
 
@@ -40,9 +41,10 @@ class Tier:
         metric: of the space.
         tuned: what `tune.tune` found for the index.
         held: the vectors themselves, where they are bytes: see `bytewise`.
-        beside: the vectors themselves, as FAISS sees them where they are mapped: see `mapped.view`.
+        beside: the vectors themselves, as FAISS sees them where they are mapped: see `inplace.flat`.
         count: number of its rows.
         left: how many of them the index still has: see `pruned`.
+        is_flat: whether the index looks at every row.
         projects: whether the index brings a query into another space first, by a matrix product.
         finished: the FAISS index whose own distances are exact, so that nothing has to be re-ranked; or None.
     """
@@ -55,6 +57,7 @@ class Tier:
     beside: Any = None
     count: int = 0
     left: int = field(init=False)
+    is_flat: bool = field(init=False)
     projects: bool = field(init=False)
     finished: Any = field(init=False)
     _limit: int = field(init=False, repr=False)
@@ -75,6 +78,7 @@ class Tier:
         if (vectors := self.held or self.beside) is not None:
             finished = faiss.IndexRefine(self.index, vectors)
         object.__setattr__(self, "finished", finished)
+        object.__setattr__(self, "is_flat", isinstance(faiss.downcast_index(self.index), faiss.IndexFlat))
         object.__setattr__(self, "_is_inverted", isinstance(knobs.inner(self.index), faiss.IndexIVF))
         bits = 8 * core.code_size / core.d if isinstance(core := knobs.inner(self.index), faiss.IndexIVF) else 8
         object.__setattr__(self, "_is_coarse", bits < 8)
@@ -94,6 +98,10 @@ class Tier:
         packed = pack_lists(self.index, mask, own=True)
         return Tier(packed, self.first, self.metric, self.tuned, count=self.count) if packed else None
 
+    def finishes(self, queries: Vectors) -> bool:
+        """Whether `finished` has exact distances for these queries (nq, d) or (d,)."""
+        return self.finished is not None and (self.held is None or bytewise.takes(queries))
+
     def finishing(self, k: int, recall: float | None = None) -> tuple[Any, int, int]:
         """What to search `finished` with for k rows: FAISS's parameters, candidates and the value of the knob in them.
 
@@ -107,6 +115,8 @@ class Tier:
             else:
                 factor = (width + 0.5) / min(k, self.left)  # FAISS rounds the product down
                 found = knobs.refined_parameters(self.index, value, factor), width, value
+            if len(self._finishing) >= _KEPT:
+                self._finishing.clear()
             self._finishing[k, recall] = found
         parameters, width, value = found
         return parameters, width, value
@@ -171,6 +181,8 @@ class Tier:
             queries = queries / norms(queries)[:, None]
         setting = self._settings.get((k, recall))
         if setting is None:
+            if len(self._settings) >= _KEPT:
+                self._settings.clear()
             setting = self._settings[k, recall] = self._setting(k, recall)
         value, width = setting
         if part is not None and self._is_coarse and self.share(part) < _NEARLY_ALL:

@@ -40,7 +40,6 @@ class Direct:
         metric: of the space.
         rows: of its positions.
         shape: of a query.
-        stats: what an answer costs.
         shift: what turns a position into its row; None where rows are missing in between.
     """
 
@@ -51,13 +50,15 @@ class Direct:
         "_live",
         "_others",
         "_parameters",
+        "_plans",
+        "_scanned",
         "_search",
+        "_tiers",
         "_wide",
         "metric",
         "rows",
         "shape",
         "shift",
-        "stats",
         "view",
     )
 
@@ -74,10 +75,11 @@ class Direct:
         self._live = view.live
         self._wide = k if view.live is None else k + _SPARE
         self._others: list[tuple[Callable[..., None], Any, int, int]] = []
-        plans: list[dict[str, Any]] = []
+        self._tiers = [tier for tier in tiers if tier.held is not None]  # whose distances not every query can be told
+        self._plans: list[dict[str, Any]] = []
         for tier in tiers:
             parameters, candidates, value = tier.finishing(k, recall)
-            plans.append({"plan": "index", "candidates": candidates, "parameter": value})
+            self._plans.append({"plan": "index", "candidates": candidates, "parameter": value})
             # Without a matrix product FAISS opens no parallel region for one query.
             search = partial(_in_one_thread, tier.finished.search_c) if tier.projects else tier.finished.search_c
             self._others.append((search, parameters, min(self._wide, tier.left), tier.first))
@@ -85,9 +87,7 @@ class Direct:
             flat = inplace.flat(block, self.metric)
             self._others.append((flat.search_c, None, min(self._wide, len(block)), first))
         self._search, self._parameters, _, self._first = self._others.pop(0)
-        self.stats = plans[0]
-        if self._others:
-            self.stats = {"plan": plans, "scanned": sum(len(block) for _, block in blocks)}
+        self._scanned = sum(len(block) for _, block in blocks)
         whole = int(self.rows[-1] - self.rows[0]) == len(self.rows) - 1
         self.shift = int(self.rows[0]) if whole else None
 
@@ -97,6 +97,8 @@ class Direct:
         Args:
             query: float32 (d,), C-contiguous and finite. (FAISS's walk through a graph isn't safe with NaN.)
         """
+        if self._tiers and not all(tier.finishes(query) for tier in self._tiers):
+            return None
         distances = np.empty((1, self._wide), dtype=np.float32)
         labels = np.empty((1, self._wide), dtype=np.int64)
         self._search(1, _ptr(query), self._wide, _ptr(distances), _ptr(labels), self._parameters)
@@ -115,12 +117,18 @@ class Direct:
         else:
             np.negative(near, out=near)
         far = near.tolist()
-        if positions.item(-1) < 0 or not far[-1] < np.inf:
-            return None  # too few were found, or the query is so long that its distances left float32
+        if positions.item(-1) < 0 or not -np.inf < far[0] <= far[-1] < np.inf:
+            return None  # too few were found, or distances have left float32
         if len(set(far)) < len(far):  # ties go by position, and FAISS's values are ascending
             order = np.lexsort((positions, near))
             return near[order], positions[order]
         return near, positions
+
+    def stats(self) -> dict[str, Any]:
+        """What an answer cost; the caller's own."""
+        if not self._others:
+            return self._plans[0].copy()
+        return {"plan": [plan.copy() for plan in self._plans], "scanned": self._scanned}
 
     def _nearer(self, query: Vectors, near: Values, positions: Positions) -> tuple[Values, Positions]:
         """FAISS's values and positions (k,) of the nearest of all parts, those of the largest being given."""

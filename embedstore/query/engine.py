@@ -18,6 +18,7 @@ from embedstore.index import exact
 from embedstore.index.selection import Part, Selection
 from embedstore.metadata.catalog import TierRecord
 from embedstore.truth import tiers
+from embedstore.truth.layout import TIERS
 from embedstore.truth.snapshot import SpaceView
 from embedstore.types import Metric, Vectors
 from embedstore.vectors.segments import SegmentVectors
@@ -35,6 +36,9 @@ _LOAD_FACTOR = 2.5
 #: thousand queries, and until then deleted ones are met and passed over.
 _PRUNED = 0.05
 _DIRECT = 8  # short ways that are kept
+_TAIL_NUMBERS = (
+    2**23
+)  # scanned beside tiers on the short way: more would have to be given back (`SegmentVectors.release`)
 
 
 @dataclass(slots=True)  # not frozen: each field would be set by a call of its own, in every search
@@ -97,14 +101,15 @@ class Engine:
         if kept is not None and kept.view is view:
             return kept
         parts = None if recall is not None and recall >= 1.0 else self.parts(view)
-        if parts is None or k > parts[0][0].left:
-            return None
-        from embedstore.query.direct import Direct  # which needs FAISS; a process that asks once may do without
+        made = None
+        if parts is not None and k <= parts[0][0].left:
+            from embedstore.query.direct import Direct  # which needs FAISS; a process that asks once may do without
 
-        made = Direct(view, *parts, k, recall)
-        with self._lock:  # what is kept of an older view would keep its files, too
-            kept_too = {one: way for one, way in self._direct.items() if way.view is view or one[0] != view.space.id}
-            self._direct = {key: made, **dict(list(kept_too.items())[:_DIRECT])}
+            made = Direct(view, *parts, k, recall)
+        if made is not None or kept is not None:
+            with self._lock:  # what is kept of an older view would keep its files, too
+                others = [one for one in self._direct.items() if one[1].view is view or one[0][0] != view.space.id]
+                self._direct = dict(others[-_DIRECT:]) | ({} if made is None else {key: made})
         return made
 
     def parts(self, view: SpaceView) -> tuple[list[Tier], list[tuple[int, Vectors]]] | None:
@@ -121,12 +126,12 @@ class Engine:
                 return None
             found.append(tier)
         rest = _uncovered(found, len(view.rows))
-        if not found:
+        some = sorted((tier for tier in found if tier.left), key=lambda tier: -tier.left)
+        if not some or (rest and not view.vectors.mapped):
             return None
-        if rest and (view.space.metric is Metric.COSINE or not view.vectors.mapped):
+        if sum(count for _, count in rest) * view.space.dimension > _TAIL_NUMBERS:
             return None
-        blocks = [block for first, count in rest for block in view.vectors.blocks(first, count)]
-        return sorted(found, key=lambda tier: -tier.left), blocks
+        return some, [block for first, count in rest for block in view.vectors.blocks(first, count)]
 
     def search(
         self,
@@ -152,7 +157,7 @@ class Engine:
             direct = self.direct(view, k, recall)
             found = None if direct is None else direct.ask(queries[0])
             if direct is not None and found is not None:
-                return Answer(found[0][None], found[1][None], direct.stats.copy())
+                return Answer(found[0][None], found[1][None], direct.stats())
         selection = self._live(view, allowed)
         candidates = len(view.rows) if selection is None else selection.count
         wanted = min(k, candidates)
@@ -250,9 +255,10 @@ class Engine:
             self._scanned[record.name] = scanned + nq * record.count * view.space.dimension
             if size is not None and scanned + (nq - 1) * record.count * view.space.dimension < _LOAD_FACTOR * size:
                 return None
-            names = {tier.name for tier in view.tiers}
-            self._tiers = {name: tier for name, tier in self._tiers.items() if name in names}
-            self._pruned = {name: seen for name, seen in self._pruned.items() if name in names}
+            # Those of other spaces stay; a file that is gone was merged or compacted away.
+            gone = [name for name in self._tiers if not (self._directory / TIERS / name).exists()]
+            self._tiers = {name: tier for name, tier in self._tiers.items() if name not in gone}
+            self._pruned = {name: seen for name, seen in self._pruned.items() if name not in gone}
             tier = self._tiers[record.name] = tiers.load(self._directory, record, view)
             view.vectors.release()
             return tier
@@ -266,9 +272,12 @@ class Engine:
         selection: Selection | None,
         recall: float | None,
     ) -> Answer:
+        if tier.is_flat and len(queries) > 1:  # FAISS's matrix products lose digits by cancellation
+            distances, positions = self._scan(view, queries, k, selection, tier.first, tier.count)
+            return Answer(distances, positions, {"plan": "exact", "scanned": tier.left})
         part = None if selection is None else selection.part(tier.first, tier.count, tier.index)
         if part is None or part.count == tier.left:
-            if tier.finished is not None:
+            if tier.finishes(queries):
                 return Answer(*tier.nearest(queries, k, recall=recall))
             candidates, stats = tier.search(queries, k, recall=recall)
         elif part.count * view.space.dimension <= _SCAN_NUMBERS:

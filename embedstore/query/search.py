@@ -25,6 +25,7 @@ from embedstore.query.texts import TextColumn, give_back
 from embedstore.truth import pictures
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.types import Metadata, Metric, Vectors
+from embedstore.validate import MAX_K
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -67,17 +68,17 @@ class Searcher:
             recall: to aim at.
             space: its name.
         """
-        if type(k) is not int or k < 1 or not (recall is None or (type(recall) is float and 0.0 < recall < 1.0)):
+        plain = recall is None or (type(recall) is float and 0.0 < recall < 1.0)
+        if not plain or type(k) is not int or not 1 <= k <= MAX_K:
             return None
         view = self._snapshots.current().view(space)
         direct = None if view is None else self.engine.direct(view, k, recall)
-        # What tells of NaN and infinity here keeps Python's lock. FAISS's walk through a graph isn't safe with them.
         if (
             direct is None
             or query.dtype is not _FLOAT32
             or query.shape != direct.shape
             or not query.flags.c_contiguous
-            or b"\0" in np.isfinite(query).tobytes()
+            or not _can_be_asked(query, direct.metric)
         ):
             return None
         found = direct.ask(query)
@@ -91,7 +92,7 @@ class Searcher:
             except KeyError:
                 return None  # an item was deleted since the snapshot was taken
         read = self.read_metadata, self.read_images
-        return Hits(names, distances, direct.metric, positions, *read, direct.stats.copy(), direct.rows)
+        return Hits(names, distances, direct.metric, positions, *read, direct.stats(), direct.rows)
 
     def search(
         self,
@@ -289,6 +290,20 @@ class Searcher:
     def read_images(self, rows: npt.NDArray[np.int64]) -> list[Image.Image | None]:
         """Stored pictures of rows, in order."""
         return pictures.read(self.directory, self._database, rows)
+
+
+def _can_be_asked(query: Vectors, metric: Metric) -> bool:
+    """Whether a vector is finite, and not so long that its distances are none; what else it is `search` says.
+
+    Of l2 the distances tell that themselves. (A product would tell of both, and let go of Python's lock.) FAISS's walk
+    through a graph isn't safe with NaN.
+    """
+    if b"\0" in np.isfinite(query).tobytes():
+        return False
+    if metric is Metric.L2:
+        return True
+    with np.errstate(all="ignore"):
+        return float(query.dot(query)) < math.inf
 
 
 def _scanned(stats: dict[str, Any]) -> int:

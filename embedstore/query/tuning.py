@@ -197,7 +197,7 @@ def _ask(tier: Tier, view: SpaceView, sample: npt.NDArray[np.int64], query: Vect
     """What a search does, whose tier covers the sample alone."""
     from embedstore.index import exact
 
-    if tier.finished is not None:
+    if tier.finishes(query):
         tier.nearest(query, _K)
         return
     labels, _ = tier.search(query, _K)

@@ -94,7 +94,7 @@ def build_tier(
     blocks = [block for _, block in vectors.blocks(stretch.first, stretch.count)]
     factories = [stretch.factory]
     if config.factory is None:
-        factories += build.alternatives(stretch.factory, stretch.count, space.dimension, config.memory)
+        factories += build.alternatives(stretch.factory, stretch.count, space.dimension, space.metric, config.memory)
         graphs = [one for one in factories if "HNSW" in one]
         smaller = build.reduced(graphs[0], blocks, space.metric, seed=config.seed) if graphs else None
         if smaller is not None:
@@ -106,7 +106,7 @@ def build_tier(
         index = build.build(blocks, space.metric, factory, progress=progress, seed=config.seed, watch=watch)
         with Progress("tuning the index", None, enabled=progress, unit="queries"):
             tuned = tune_tier(config, vectors, index, stretch.first, stretch.count, space.metric)
-        took = tune.search_ns(index, tuned, _row_ns(vectors, index))
+        took = tune.search_ns(index, tuned, _row_ns(vectors, index, space.metric))
         found.append((not tuned.target_met, took if tuned.target_met else -tuned.recall, factory, index, tuned))
         walk = tuned.parameters.get("efSearch")
         if tuned.target_met and (took <= _SLOW_NS if walk is None else walk <= _WIDE_WALK):
@@ -195,7 +195,7 @@ def _say_what_is_missed(writer: Writer, view: SpaceView, factory: str, tuned: Tu
     config, dimension = writer.config, view.space.dimension
     if config.memory is None:
         return
-    needed = sizes.process_with(factory, len(view.rows), dimension)
+    needed = sizes.process_with(factory, len(view.rows), dimension, view.space.metric)
     told = f"{writer.directory}: within {config.memory / 2**20:,.0f} MiB"
     way = "`embedstore tune` measures other kinds, and changes the bound"
     if needed > config.memory:
@@ -215,11 +215,11 @@ def tune_tier(
     blocks = [(start - first, block) for start, block in vectors.blocks(first, count)]
     shared = _TUNING_QUERIES if count <= _MANY else _FEWER, _TUNING_K, metric
     asked = tune.questions(index, blocks, lambda at: vectors.read(at + first), *shared, seed=config.seed)
-    return tune.tune_by(index, asked, target=config.recall, metric=metric, row_ns=_row_ns(vectors, index))
+    return tune.tune_by(index, asked, target=config.recall, metric=metric, row_ns=_row_ns(vectors, index, metric))
 
 
-def _row_ns(vectors: SegmentVectors, index: Any) -> float:
+def _row_ns(vectors: SegmentVectors, index: Any, metric: Metric) -> float:
     """Nanoseconds that a candidate of a search takes to be ordered by its true distance."""
     from embedstore.index import knobs
 
-    return 0.0 if knobs.holds_vectors(index) else vectors.row_ns
+    return 0.0 if knobs.holds_vectors(index) and metric.value != "cosine" else vectors.row_ns
