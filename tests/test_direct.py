@@ -305,3 +305,20 @@ def test_where_lists_are_slow_a_graph_is_tried(tmp_path: Path, slow: bool, monke
         store.build()
         [tier] = store._view(None).tiers
         assert tier.factory == ("HNSW32,SQ8" if slow else "IVF128,Flat")
+
+
+def test_a_long_list_is_found_by_a_graph_or_a_scan_as_surely_as_a_short_one(tmp_path: Path) -> None:
+    opening.create(tmp_path / "d.store", StoreConfig(factory="HNSW16,SQ8", recall=0.97, tail_floats=D))
+    base = latents(9_000, 7)
+    with Store(tmp_path / "d.store") as store:
+        store.add_vectors([str(i) for i in range(len(base))], base)
+        store.build()
+        store._searcher.engine.load(store._view(None))
+        for k in (100, 500, 1_500, 4_000):
+            truth = exact.search([(0, base)], QUERIES[:10], k, Metric.L2)[1]
+            for found in (store.search(QUERIES[:10], k), [store.search(query, k) for query in QUERIES[:10]]):
+                shares = [
+                    len({*map(int, hits.ids)} & {*near.tolist()}) / k for hits, near in zip(found, truth, strict=True)
+                ]
+                assert np.mean(shares) >= 0.95, k
+        assert store.search(QUERIES[0], 4_000).stats["plan"] == "exact"

@@ -288,14 +288,25 @@ class Tier:
         depth = self.tuned.depth
         if not self.tuned.parameters:
             return 0, self._width(k, depth)
+        value = self._value(recall)
+        if recall is not None:
+            depth = widened(depth, value, *self.tuned.parameters.values())
+        return min(self._for(value, k), self._limit), self._width(k, depth)
+
+    def _value(self, recall: float | None) -> int:
+        """Value of the knob for a recall at the k that was tuned for; the widest where none that was measured does."""
         (value,) = self.tuned.parameters.values()
-        if recall is not None and recall != self.tuned.target:
-            tuned, value = value, parameter_for(self.tuned.curve, recall)
-            depth = widened(depth, value, tuned)
-        width = self._width(k, depth)
-        if k > self.tuned.k:  # the farther neighbours of a longer list are harder to find: keep the ratio
-            value = -(-value * k // self.tuned.k)
-        return min(value, self._limit), width
+        if recall is None or recall == self.tuned.target:
+            return int(value)
+        return parameter_for(self.tuned.curve, recall) if recall <= self.tuned.curve[-1][1] else self._limit
+
+    def _for(self, value: int, k: int) -> int:
+        """The same for k: the farther neighbours of a longer list are harder to find, and the ratio is kept."""
+        return -(-value * k // self.tuned.k) if k > self.tuned.k else value
+
+    def reaches(self, k: int, recall: float | None = None) -> bool:
+        """Whether a walk through a graph can be as wide as so many neighbours need: else a scan finds them."""
+        return not self._is_graph or k <= self.tuned.k or self._for(self._value(recall), k) <= self._limit
 
     def _width(self, k: int, depth: float) -> int:
         """Candidates for k neighbours: of few as many *more* as of those that were tuned for.

@@ -102,7 +102,7 @@ class Engine:
             return kept
         parts = None if recall is not None and recall >= 1.0 else self.parts(view)
         made = None
-        if parts is not None and k <= parts[0][0].left:
+        if parts is not None and k <= parts[0][0].left and all(tier.reaches(k, recall) for tier in parts[0]):
             from embedstore.query.direct import Direct  # which needs FAISS; a process that asks once may do without
 
             made = Direct(view, *parts, k, recall)
@@ -272,7 +272,8 @@ class Engine:
         selection: Selection | None,
         recall: float | None,
     ) -> Answer:
-        if tier.is_flat and len(queries) > 1:  # FAISS's matrix products lose digits by cancellation
+        # FAISS's matrix products lose digits by cancellation; and no graph is walked as far as a long list needs.
+        if (tier.is_flat and len(queries) > 1) or not tier.reaches(k, recall):
             distances, positions = self._scan(view, queries, k, selection, tier.first, tier.count)
             return Answer(distances, positions, {"plan": "exact", "scanned": tier.left})
         part = None if selection is None else selection.part(tier.first, tier.count, tier.index)

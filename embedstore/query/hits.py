@@ -19,7 +19,7 @@ class Hits(Sequence[Hit]):
     """The hits of one query, nearest first.
 
     Ids, scores and distances are there at once; metadata and pictures are read, for all hits together, when first
-    asked for. The metadata of an item deleted between the search and that moment may be empty.
+    asked for. The metadata of an item that was deleted or updated between the search and that moment may be empty.
 
     Attributes:
         ids: of the items.
