@@ -255,8 +255,9 @@ class Engine:
             self._scanned[record.name] = scanned + nq * record.count * view.space.dimension
             if size is not None and scanned + (nq - 1) * record.count * view.space.dimension < _LOAD_FACTOR * size:
                 return None
-            # Those of other spaces stay; a file that is gone was merged or compacted away.
-            gone = [name for name in self._tiers if not (self._directory / TIERS / name).exists()]
+            # Those of other spaces stay; a file that is gone, and no tier of this view, was merged or compacted away.
+            own, folder = {tier.name for tier in view.tiers}, self._directory / TIERS
+            gone = [name for name in self._tiers if name not in own and not (folder / name).exists()]
             self._tiers = {name: tier for name, tier in self._tiers.items() if name not in gone}
             self._pruned = {name: seen for name, seen in self._pruned.items() if name not in gone}
             tier = self._tiers[record.name] = tiers.load(self._directory, record, view)
