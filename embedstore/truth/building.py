@@ -221,5 +221,6 @@ def tune_tier(
 def _row_ns(vectors: SegmentVectors, index: Any, metric: Metric) -> float:
     """Nanoseconds that a candidate of a search takes to be ordered by its true distance."""
     from embedstore.index import knobs
+    from embedstore.types import Metric
 
-    return 0.0 if knobs.holds_vectors(index) and metric.value != "cosine" else vectors.row_ns
+    return 0.0 if knobs.holds_vectors(index) and metric is not Metric.COSINE else vectors.row_ns
