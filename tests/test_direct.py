@@ -86,7 +86,7 @@ def test_single_queries_find_what_brute_force_and_a_batch_find(tmp_path: Path, f
         pytest.skip("inner products change when the mean is taken out")
     with stored(tmp_path / "d.store", factory, metric) as store:
         least = 1.0 if factory == "Flat" else 0.94
-        tiers = [tier for tier in store._searcher.engine._tiers.values() if tier is not None]
+        tiers = [tier for tier in store._searcher.engine.loaded._tiers.values() if tier is not None]
         assert all((tier.beside is not None) is ("SQ8" in factory) for tier in tiers)
         assert is_direct(store)
         check(store, set(), metric, least)
@@ -124,7 +124,7 @@ def test_lists_without_what_was_deleted_are_nothing_to_a_view_of_before(tmp_path
         engine, before = store._searcher.engine, store._view(None)
         store.delete([f"i{i}" for i in range(0, FIRST, 3)])
         store.search(QUERIES[0])
-        assert min(tier.left / tier.count for tier in engine._tiers.values() if tier is not None) < 0.7
+        assert min(tier.left / tier.count for tier in engine.loaded._tiers.values() if tier is not None) < 0.7
         assert engine.parts(before) is None
         answer = engine.search(before, QUERIES, 10)
         far, near = exact.search([(0, BASE)], QUERIES, 10, Metric.L2)
@@ -185,7 +185,7 @@ def test_a_query_that_is_no_bytes_gets_its_own_distances_from_vectors_that_are(t
         store.add_vectors([f"i{i}" for i in range(2_000)], bytes_)
         store.build()
         store._searcher.engine.load(store._view(None))
-        [tier] = store._searcher.engine._tiers.values()
+        [tier] = store._searcher.engine.loaded._tiers.values()
         assert tier is not None
         assert tier.held is not None
         for change in (0.0, 0.7, -0.25, 200.0, -70.0):

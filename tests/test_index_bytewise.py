@@ -53,7 +53,7 @@ def test_a_store_of_bytes_answers_as_brute_force_does(tmp_path: Path, factory: s
     with Store(tmp_path / "bytes.store") as store:
         view = store._view(None)
         store._searcher.engine.load(view)
-        [tier] = store._searcher.engine._tiers.values()
+        [tier] = store._searcher.engine.loaded._tiers.values()
         assert tier is not None
         assert tier.held is not None
         whole = np.concatenate([BYTES[:3950], BYTES[3950:] + np.float32(0.25)])

@@ -16,9 +16,7 @@ import numpy.typing as npt
 
 from embedstore.index import exact
 from embedstore.index.selection import Part, Selection
-from embedstore.metadata.catalog import TierRecord
-from embedstore.truth import tiers
-from embedstore.truth.layout import TIERS
+from embedstore.query.loaded import LoadedTiers
 from embedstore.truth.snapshot import SpaceView
 from embedstore.types import Metric, Vectors
 from embedstore.vectors.segments import SegmentVectors
@@ -29,16 +27,9 @@ if TYPE_CHECKING:
 
 #: Selected numbers, up to which reading them all takes less time than any index: 600 rows of 784, 8,000 of 64.
 _SCAN_NUMBERS = 2**19
-#: Numbers scanned exactly in the time that it takes to hash and parse one byte of a tier (measured: 6 GB/s of scan
-#: against 0.6 GB/s of loading).
-_LOAD_FACTOR = 2.5
-#: Rows of a tier are left out of the copy in memory once this share of them was deleted; that takes as long as some
-#: thousand queries, and until then deleted ones are met and passed over.
-_PRUNED = 0.05
 _DIRECT = 8  # short ways that are kept
-_TAIL_NUMBERS = (
-    2**23
-)  # scanned beside tiers on the short way: more would have to be given back (`SegmentVectors.release`)
+#: Scanned beside tiers on the short way: more would have to be given back (`SegmentVectors.release`).
+_TAIL_NUMBERS = 2**23
 
 
 @dataclass(slots=True)  # not frozen: each field would be set by a call of its own, in every search
@@ -56,36 +47,18 @@ class Answer:
     stats: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pruned:
-    """What deletions have done to a loaded tier.
-
-    Attributes:
-        live: the mask of live positions that was looked at.
-        deleted: positions of the space that were deleted by then.
-        passed: deleted rows that the tier still has.
-    """
-
-    live: npt.NDArray[np.uint8]
-    deleted: int
-    passed: int
-
-
 class Engine:
     """Searches snapshots, keeping the tiers that it has loaded.
 
-    A tier is loaded once scanning has cost as much as loading would (the ski-rental rule: never more than twice the
-    cost of having known the future). So a process that asks one question neither hashes nor parses an index.
+    Attributes:
+        loaded: those tiers.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.loaded = LoadedTiers(directory)
         self._lock = threading.Lock()
-        self._tiers: dict[str, Tier | None] = {}
-        self._scanned: dict[str, float] = {}
         self._alive: tuple[npt.NDArray[np.uint8], Selection] | None = None
         self._norms: tuple[SegmentVectors, list[npt.NDArray[np.float32]]] | None = None
-        self._pruned: dict[str, _Pruned] = {}
         self._direct: dict[tuple[int, int, float | None], Direct] = {}
 
     def direct(self, view: SpaceView, k: int, recall: float | None) -> Direct | None:
@@ -117,14 +90,9 @@ class Engine:
 
         The largest tier is the first. None where there are no such ones, or where a tier's distances aren't exact.
         """
-        found = []
-        for record in view.tiers:
-            tier = self._tiers.get(record.name)
-            if tier is not None:
-                tier = self._without_deleted(record.name, tier, view)
-            if tier is None or tier.finished is None or self._passed(record.name) > _PRUNED * tier.left:
-                return None
-            found.append(tier)
+        found = self.loaded.all_of(view)
+        if found is None or any(tier.finished is None for tier in found):
+            return None
         rest = _uncovered(found, len(view.rows))
         some = sorted((tier for tier in found if tier.left), key=lambda tier: -tier.left)
         if not some or (rest and not view.vectors.mapped):
@@ -169,7 +137,7 @@ class Engine:
         scan = only_exact or (recall is not None and recall >= 1.0) or not view.tiers
         if selection is not None and (candidates * view.space.dimension <= _SCAN_NUMBERS or candidates <= 4 * k):
             scan = True
-        used = [] if scan else self._usable(view, len(queries))
+        used = [] if scan else self.loaded.usable(view, len(queries))
         if not used:
             distances, positions = self._scan(view, queries, k, selection)
             return Answer(distances, positions, {"plan": "exact", "scanned": candidates})
@@ -194,75 +162,6 @@ class Engine:
         if kept is None or kept[0] is not view.live:
             kept = self._alive = (view.live, Selection(view.live))
         return kept[1] if allowed is None else allowed.among(kept[1])
-
-    def _usable(self, view: SpaceView, nq: int) -> list[Tier]:
-        """The tiers to use now: loaded ones, and those whose loading has become cheaper than scanning on."""
-        usable = []
-        for record in view.tiers:
-            tier = self._tiers.get(record.name, ...)
-            if tier is ...:
-                tier = self._consider(record, view, nq)
-            if tier is not None and (tier := self._without_deleted(record.name, tier, view)) is not None:
-                usable.append(tier)
-        return usable
-
-    def _without_deleted(self, name: str, tier: Tier, view: SpaceView) -> Tier | None:
-        """A loaded tier without most of the rows that were deleted, where that is worth a copy of the others.
-
-        None for a view of before the last deletions that it is without: what it lacks has to be scanned.
-        """
-        live, deleted = view.live, len(view.rows) - view.alive
-        known, found = self._known(name, tier, live, deleted)
-        if known or live is None:
-            return found
-        with self._lock:
-            tier = self._tiers.get(name) or tier
-            known, found = self._known(name, tier, live, deleted)
-            if known:
-                return found  # another thread was here
-            mask = live[tier.first : tier.first + tier.count]
-            alive = int(np.count_nonzero(mask))
-            smaller = tier.pruned(mask) if alive < (1 - _PRUNED) * tier.left else None
-            tier = smaller or tier
-            # In this order: whoever finds the smaller tier has to find what it is without, too.
-            self._pruned[name] = _Pruned(live, deleted, tier.left - alive)
-            self._tiers[name] = tier
-        return tier
-
-    def _known(
-        self, name: str, tier: Tier, live: npt.NDArray[np.uint8] | None, deleted: int
-    ) -> tuple[bool, Tier | None]:
-        """Whether these deletions, or later ones, have been looked at, and what is to be used then."""
-        seen = self._pruned.get(name)
-        if seen is None or seen.live is live:
-            return seen is not None or live is None, tier
-        if live is None or seen.deleted > deleted:
-            return True, None if tier.left < tier.count else tier
-        return False, None
-
-    def _passed(self, name: str) -> int:
-        """How many deleted rows a tier still has, by the view that was last looked at."""
-        seen = self._pruned.get(name)
-        return 0 if seen is None else seen.passed
-
-    def _consider(self, record: TierRecord, view: SpaceView, nq: int) -> Tier | None:
-        with self._lock:
-            known = self._tiers.get(record.name, ...)
-            if known is not ...:
-                return known
-            size = tiers.size(self._directory, record)
-            scanned = self._scanned.get(record.name, 0.0)
-            self._scanned[record.name] = scanned + nq * record.count * view.space.dimension
-            if size is not None and scanned + (nq - 1) * record.count * view.space.dimension < _LOAD_FACTOR * size:
-                return None
-            # Those of other spaces stay; a file that is gone, and no tier of this view, was merged or compacted away.
-            own, folder = {tier.name for tier in view.tiers}, self._directory / TIERS
-            gone = [name for name in self._tiers if name not in own and not (folder / name).exists()]
-            self._tiers = {name: tier for name, tier in self._tiers.items() if name not in gone}
-            self._pruned = {name: seen for name, seen in self._pruned.items() if name not in gone}
-            tier = self._tiers[record.name] = tiers.load(self._directory, record, view)
-            view.vectors.release()
-            return tier
 
     def _tier(
         self,
@@ -381,13 +280,12 @@ class Engine:
 
     def load(self, view: SpaceView) -> None:
         """Load all tiers now, whatever was scanned before."""
-        for record in view.tiers:
-            self._scanned[record.name] = float("inf")
-            self._consider(record, view, 1)
+        self.loaded.load(view)
 
     def forget(self) -> None:
         """Drop loaded tiers."""
-        self._tiers, self._pruned, self._direct = {}, {}, {}
+        self.loaded.forget()
+        self._direct = {}
 
 
 def _uncovered(used: list[Tier], total: int) -> list[tuple[int, int]]:
