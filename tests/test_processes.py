@@ -17,7 +17,7 @@ import embedstore
 from embedstore.config import StoreConfig
 from embedstore.durable import WriteLock
 from embedstore.errors import StoreBusy, StoreReadOnly
-from embedstore.metadata.database import Clock
+from embedstore.metadata.database import Clock, stamping_ns
 from embedstore.store import Store
 from embedstore.truth import opening
 
@@ -92,7 +92,9 @@ def test_two_commits_within_one_tick_of_the_clock_are_both_seen(path: Path) -> N
     with small_store(path) as store, embedstore.open(path, read_only=True) as reader:
         for number in range(30):
             store.add_vectors([f"{number}"], vectors(1, seed=number))
-            stamp = os.stat(path / "store.db").st_mtime_ns
+            # As a commit of this very moment, however long the disk took: so late, and the next one can share its time.
+            stamp = stamping_ns()
+            os.utime(path / "store.db", ns=(stamp, stamp))
             assert reader.search(vectors(1, seed=number)[0], k=1).ids == [f"{number}"]
             assert len(reader) == number + 1
             # The coarsest clock: each commit leaves the very time that the last one left.
@@ -348,3 +350,11 @@ def test_a_store_made_with_settings_keeps_them(path: Path) -> None:
     opening.create(path, config)
     with Store(path) as store:
         assert store.config == config
+
+
+def test_no_file_is_stamped_earlier_than_the_clock_says(tmp_path: Path) -> None:
+    for number in range(3_000):
+        before = stamping_ns()
+        file = tmp_path / f"{number % 10}"
+        file.write_bytes(b"x" * (number % 7))
+        assert file.stat().st_mtime_ns >= before

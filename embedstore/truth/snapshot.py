@@ -14,7 +14,7 @@ import numpy.typing as npt
 from embedstore.errors import StoreDamaged, UnknownSpace
 from embedstore.metadata import catalog
 from embedstore.metadata.catalog import Segment, Space, TierRecord
-from embedstore.metadata.database import Clock, Database
+from embedstore.metadata.database import Clock, Database, stamping_ns
 from embedstore.metadata.items import HotReader
 from embedstore.truth.layout import SEGMENTS
 from embedstore.vectors.segments import SegmentVectors
@@ -91,10 +91,10 @@ class Snapshots:
     def current(self) -> Snapshot:
         """The newest commit."""
         snapshot = self._current
-        if snapshot is not None and not self._clock.changed(time.time_ns()):
+        if snapshot is not None and not self._clock.changed(stamping_ns()):
             return snapshot
         with self._lock:
-            taken = time.time_ns()
+            taken = stamping_ns()
             stamp = self._clock.stamp()
             snapshot = self._current
             if snapshot is None or self.hot().seq() != snapshot.seq:
