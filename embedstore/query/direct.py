@@ -6,15 +6,16 @@ at 64 dimensions FAISS takes 30 microseconds, and everything around it took as m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from embedstore.index import inplace
 from embedstore.index.bindings import faiss
+from embedstore.index.bounds import Bounds
 from embedstore.index.exact import Positions
 from embedstore.index.tier import Tier, alone
 from embedstore.truth.snapshot import SpaceView
@@ -22,7 +23,11 @@ from embedstore.types import Metric, Vectors
 
 _ptr = faiss.swig_ptr
 _SPARE = 8  # rows more than are wanted, where a few of all were deleted
+_FEW = 8  # one row in so many of a block is looked at alone; of more, all are
 Values = npt.NDArray[np.float32]
+_Search: TypeAlias = tuple[
+    Callable[..., None], Any, int, int
+]  # FAISS's method, parameters, rows to find, first position
 
 
 class Direct:
@@ -34,8 +39,10 @@ class Direct:
         blocks: what no tier covers, as (first position, (n, d)); scanned.
         k: rows to find.
         recall: to aim at; None for the tiers' own.
+        known: bounds of blocks of an earlier view of the same space, as in ``bounds``.
 
     Attributes:
+        bounds: of blocks that have some, by the row of their first position.
         view: of the space.
         metric: of the space.
         rows: of its positions.
@@ -44,6 +51,8 @@ class Direct:
     """
 
     __slots__ = (
+        "_blocks",
+        "_compute",
         "_first",
         "_is_l2",
         "_k",
@@ -55,6 +64,7 @@ class Direct:
         "_search",
         "_tiers",
         "_wide",
+        "bounds",
         "metric",
         "rows",
         "shape",
@@ -69,12 +79,14 @@ class Direct:
         blocks: Sequence[tuple[int, Vectors]],
         k: int,
         recall: float | None,
+        known: Mapping[int, Bounds],
     ) -> None:
         self.view, self.metric, self.rows = view, view.space.metric, view.rows
         self.shape, self._k, self._is_l2 = (view.space.dimension,), k, view.space.metric is Metric.L2
         self._live = view.live
+        self._compute = faiss.fvec_L2sqr_by_idx if self._is_l2 else faiss.fvec_inner_products_by_idx
         self._wide = k if view.live is None else k + _SPARE
-        self._others: list[tuple[Callable[..., None], Any, int, int]] = []
+        self._others: list[_Search] = []
         self._tiers = [tier for tier in tiers if tier.held is not None]  # whose distances not every query can be told
         self._plans: list[dict[str, Any]] = []
         for tier in tiers:
@@ -83,9 +95,8 @@ class Direct:
             # Without a matrix product FAISS opens no parallel region for one query.
             search = partial(_in_one_thread, tier.finished.search_c) if tier.projects else tier.finished.search_c
             self._others.append((search, parameters, min(self._wide, tier.left), tier.first))
-        for first, block in blocks:
-            flat = inplace.flat(block, self.metric)
-            self._others.append((flat.search_c, None, min(self._wide, len(block)), first))
+        self.bounds: dict[int, Bounds] = {}
+        self._blocks = [self._block(first, block, known) for first, block in blocks]
         self._search, self._parameters, _, self._first = self._others.pop(0)
         self._scanned = sum(len(block) for _, block in blocks)
         whole = int(self.rows[-1] - self.rows[0]) == len(self.rows) - 1
@@ -105,8 +116,14 @@ class Direct:
         near, positions = distances[0], labels[0]
         if self._first:
             np.add(positions, self._first, out=positions, where=positions >= 0)
-        if self._others:
-            near, positions = self._nearer(query, near, positions)
+        for other in self._others:
+            near, positions = self._nearer(query, near, positions, *other)
+        for bounds, block, other in self._blocks:
+            few = None if bounds is None else bounds.nearer(query, near.item(-1))
+            if few is None or len(few) * _FEW > len(block):
+                near, positions = self._nearer(query, near, positions, *other)
+            elif len(few):
+                near, positions = self._among(query, near, positions, block, few, other[-1])
         if self._live is not None:
             there = self._live.take(positions).view(np.bool_) & (positions >= 0)
             near, positions = near[there][: self._k], positions[there][: self._k]
@@ -126,22 +143,55 @@ class Direct:
 
     def stats(self) -> dict[str, Any]:
         """What an answer cost; the caller's own."""
-        if not self._others:
+        if not self._others and not self._blocks:
             return self._plans[0].copy()
         return {"plan": [plan.copy() for plan in self._plans], "scanned": self._scanned}
 
-    def _nearer(self, query: Vectors, near: Values, positions: Positions) -> tuple[Values, Positions]:
-        """FAISS's values and positions (k,) of the nearest of all parts, those of the largest being given."""
-        for search, parameters, k, first in self._others:
-            values, labels = np.empty((1, k), dtype=np.float32), np.empty((1, k), dtype=np.int64)
-            search(1, _ptr(query), k, _ptr(values), _ptr(labels), parameters)
-            if values.item(0) > near.item(-1) if self._is_l2 else values.item(0) < near.item(-1):
-                continue  # which is nearly always so: other parts are small
-            both, where = np.append(near, values[0]), np.append(positions, labels[0] + first)
-            where[len(near) :][labels[0] < 0] = -1
-            order = np.lexsort((where, both if self._is_l2 else -both))[: len(near)]
-            near, positions = both[order], where[order]
-        return near, positions
+    def _block(self, first: int, block: Vectors, known: Mapping[int, Bounds]) -> tuple[Bounds | None, Vectors, _Search]:
+        """A block, how near its rows can be, and how to search it; what was known of its first rows is used again."""
+        numbers = self.rows[first : first + len(block)]
+        number = int(numbers[0])
+        bounds = known[number].grown(block, numbers) if number in known else None
+        bounds = bounds or Bounds.of(block, numbers, self.metric)
+        if bounds is not None:
+            self.bounds[number] = bounds
+        return bounds, block, (inplace.flat(block, self.metric).search_c, None, min(self._wide, len(block)), first)
+
+    def _nearer(
+        self,
+        query: Vectors,
+        near: Values,
+        positions: Positions,
+        search: Callable[..., None],
+        parameters: Any,
+        k: int,
+        first: int,
+    ) -> tuple[Values, Positions]:
+        """FAISS's values and positions of the nearest (k,) of those given and of another part."""
+        values, labels = np.empty((1, k), dtype=np.float32), np.empty((1, k), dtype=np.int64)
+        search(1, _ptr(query), k, _ptr(values), _ptr(labels), parameters)
+        where = labels[0] + first
+        where[labels[0] < 0] = -1
+        return self._nearest(near, positions, values[0], where)
+
+    def _among(
+        self, query: Vectors, near: Values, positions: Positions, block: Vectors, some: Positions, first: int
+    ) -> tuple[Values, Positions]:
+        """The same of some rows (m,) of a block."""
+        values = np.empty(len(some), dtype=np.float32)
+        alone(1, lambda: self._compute(_ptr(values), _ptr(query), _ptr(block), _ptr(some), len(query), 1, len(some)))
+        return self._nearest(near, positions, values, some + first)
+
+    def _nearest(
+        self, near: Values, positions: Positions, values: Values, where: Positions
+    ) -> tuple[Values, Positions]:
+        """As many as are near (k,) of these and of others, nearest first, ties by position."""
+        best = values.min() if self._is_l2 else values.max()
+        if best > near.item(-1) if self._is_l2 else best < near.item(-1):
+            return near, positions  # which is nearly always so: other parts are small
+        both, where = np.append(near, values), np.append(positions, where)
+        order = np.lexsort((where, both if self._is_l2 else -both))[: len(near)]
+        return both[order], where[order]
 
 
 def _in_one_thread(search: Callable[..., None], *arguments: Any) -> None:

@@ -22,6 +22,7 @@ from embedstore.types import Metric, Vectors
 from embedstore.vectors.segments import SegmentVectors
 
 if TYPE_CHECKING:
+    from embedstore.index.bounds import Bounds
     from embedstore.index.tier import Tier
     from embedstore.query.direct import Direct
 
@@ -60,6 +61,7 @@ class Engine:
         self._alive: tuple[npt.NDArray[np.uint8], Selection] | None = None
         self._norms: tuple[SegmentVectors, list[npt.NDArray[np.float32]]] | None = None
         self._direct: dict[tuple[int, int, float | None], Direct] = {}
+        self._bounds: dict[int, dict[int, Bounds]] = {}  # of the blocks of each space that no tier covers
 
     def direct(self, view: SpaceView, k: int, recall: float | None) -> Direct | None:
         """The short way to the k nearest of all live vectors, kept; None where the answer needs another plan.
@@ -78,11 +80,12 @@ class Engine:
         if parts is not None and k <= parts[0][0].left and all(tier.reaches(k, recall) for tier in parts[0]):
             from embedstore.query.direct import Direct  # which needs FAISS; a process that asks once may do without
 
-            made = Direct(view, *parts, k, recall)
+            made = Direct(view, *parts, k, recall, self._bounds.get(view.space.id, {}))
         if made is not None or kept is not None:
             with self._lock:  # what is kept of an older view would keep its files, too
                 others = [one for one in self._direct.items() if one[1].view is view or one[0][0] != view.space.id]
                 self._direct = dict(others[-_DIRECT:]) | ({} if made is None else {key: made})
+                self._bounds[view.space.id] = {} if made is None else made.bounds
         return made
 
     def parts(self, view: SpaceView) -> tuple[list[Tier], list[tuple[int, Vectors]]] | None:
@@ -285,7 +288,7 @@ class Engine:
     def forget(self) -> None:
         """Drop loaded tiers."""
         self.loaded.forget()
-        self._direct = {}
+        self._direct, self._bounds = {}, {}
 
 
 def _uncovered(used: list[Tier], total: int) -> list[tuple[int, int]]:
