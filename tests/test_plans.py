@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -318,16 +319,17 @@ def test_commits_while_a_column_is_read_neither_wait_nor_are_missed(
 ) -> None:
     monkeypatch.setattr(columns, "_AT_ONCE", at_once)
     monkeypatch.setattr("embedstore.metadata.database._BUSY_SECONDS", 0.5)
-    part, made = columns._part, 0
+    part, made, alone = columns._part, 0, threading.Lock()
 
     def changing(*given: Any) -> Any:
         nonlocal made
         found = part(*given)
-        if made < 6:
-            made += 1
-            with Store(store.path) as other:
-                other.add_vectors([f"late{made}"], LATENTS[:1], [{"cloud": 3}])
-                other.delete([f"i{made * 12 + 3}", f"i{COUNT - made * 12 + 3}"])
+        with alone:  # parts are read by several threads
+            if made < 6:
+                made += 1
+                with Store(store.path) as other:
+                    other.add_vectors([f"late{made}"], LATENTS[:1], [{"cloud": 3}])
+                    other.delete([f"i{made * 12 + 3}", f"i{COUNT - made * 12 + 3}"])
         return found
 
     monkeypatch.setattr(columns, "_part", changing)

@@ -107,6 +107,11 @@ def count(connection: Connection, where: Condition | None = None) -> int:
     return int(connection.execute(f"SELECT count(*) FROM ({where.rows})", where.parameters).fetchone()[0])
 
 
+def last_row(connection: Connection) -> int:
+    """The highest row of a live item; 0 where there is none."""
+    return int(connection.execute("SELECT coalesce(max(row), 0) FROM items").fetchone()[0])
+
+
 def rows_where(connection: Connection, where: Condition | None) -> npt.NDArray[np.int64]:
     """Rows of live items that match, ascending."""
     query, parameters = ("SELECT row FROM items", {}) if where is None else (where.rows, where.parameters)
