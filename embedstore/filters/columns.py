@@ -77,7 +77,11 @@ def column(values: Sequence[Any], before: Column | None = None) -> Column:
     Raises:
         InexactError: one is an integer beyond 2**53.
     """
-    codes = np.fromiter((_KINDS.get(type(value), _OTHER) for value in values), np.int32, len(values))
+    kinds = {_KINDS.get(kind, _OTHER) for kind in set(map(type, values))}
+    if len(kinds) == 1:  # as nearly always, which takes a tenth of the time
+        codes = np.full(len(values), kinds.pop(), dtype=np.int32)
+    else:
+        codes = np.fromiter((_KINDS.get(type(value), _OTHER) for value in values), np.int32, len(values))
     codes[[i for i in np.flatnonzero(codes == _TRUE).tolist() if not values[i]]] = _FALSE
     own = np.flatnonzero(codes >= 0)
     found = values if len(own) == len(values) else [values[i] for i in own.tolist()]
