@@ -112,9 +112,12 @@ def _values(field: dict[str, Any]) -> str:
 )
 @click.option("--where", metavar="FILTER", help="Search among the items that match.")
 @click.option("--recall", "aim", type=float, metavar="R", help="Search as if this were the store's target.")
+@progress_option
 @json_option
 @example("embedstore recall fashion.store -k 10 --sample 1000")
-def recall(store: Path, k: int, sample: int, where: str | None, aim: float | None, as_json: bool) -> None:
+def recall(
+    store: Path, k: int, sample: int, where: str | None, aim: float | None, progress: bool | None, as_json: bool
+) -> None:
     """Measure recall of STORE's searches.
 
     How many of the true nearest neighbours they find, with a 95 % confidence interval; with --where, under a filter.
@@ -122,7 +125,7 @@ def recall(store: Path, k: int, sample: int, where: str | None, aim: float | Non
     import embedstore
 
     with embedstore.open(store, read_only=True) as opened:
-        report = opened.recall(k, sample=sample, where=where, recall=aim)
+        report = opened.recall(k, sample=sample, where=where, recall=aim, progress=bars(progress))
     if as_json:
         output.emit(asdict(report))
     else:

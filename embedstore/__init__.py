@@ -36,6 +36,10 @@ __all__ = [
 _HOMES = {"EmbedstoreError": "errors", "Store": "store", "create": "store", "open": "store"}
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version

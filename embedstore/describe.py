@@ -6,12 +6,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from embedstore.errors import UnknownItem
 from embedstore.metadata import catalog, directions, items, runs
 from embedstore.metadata.database import Database
 from embedstore.truth import tiers
 from embedstore.truth.layout import disk_usage
-from embedstore.truth.snapshot import Snapshot
+from embedstore.truth.snapshot import Snapshot, SpaceView
 
 _VALUES_SHOWN = 8
 
@@ -58,7 +60,7 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
     sizes = disk_usage(directory)
     spaces = []
     for view in snapshot.spaces.values():
-        covered = sum(tier.count for tier in view.tiers)
+        covered = sum(_alive(view, tier.first, tier.count) for tier in view.tiers)
         spaces.append(
             {
                 "name": view.space.name,
@@ -71,12 +73,12 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
                 "vectors": view.alive,
                 "directions": named[view.space.name],
                 **made[view.space.name],
-                "searched_exactly": len(view.rows) - covered,
+                "searched_exactly": view.alive - covered,
                 "tiers": [
                     {
                         "name": tier.name,
                         "factory": tier.factory,
-                        "vectors": tier.count,
+                        "vectors": _alive(view, tier.first, tier.count),
                         "bytes": tiers.size(directory, tier),
                         "parameters": tier.tuned.get("parameters"),
                         "recall": tier.tuned.get("recall"),
@@ -99,6 +101,11 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
         "deleted_not_compacted": waiting,
         "bytes": dict(sorted(sizes.items())) | {"total": sum(sizes.values())},
     }
+
+
+def _alive(view: SpaceView, first: int, count: int) -> int:
+    """Vectors of a stretch that aren't deleted."""
+    return count if view.live is None else int(np.count_nonzero(view.live[first : first + count]))
 
 
 def _field(connection: Any, key: str) -> dict[str, Any]:

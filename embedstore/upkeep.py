@@ -57,11 +57,13 @@ class UpkeepVerbs:
         where: str | None = None,
         recall: float | None = None,
         space: str | None = None,
+        progress: bool = False,
     ) -> RecallReport:
         """Measure recall@k of searches (under a filter) against exact ones, on a sample of the store's own vectors."""
         check_recall(recall)
         view, k = self._view(space), check_k(k)
-        return recall_measure.measure(self._searcher, view, self.config, k, sample, where=where, recall=recall)
+        asked = self._searcher, view, self.config, k, sample
+        return recall_measure.measure(*asked, where=where, recall=recall, progress=progress)
 
     def info(self) -> dict[str, Any]:
         """What is in the store: items, spaces, index, metadata keys, sizes on disk."""

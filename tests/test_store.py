@@ -341,3 +341,18 @@ def test_nothing_deleted_is_on_disk_after_a_compact(tmp_path: Path) -> None:
     assert b"word 7!" not in there
     assert b"item 7\x00" not in there
     assert rows[7].tobytes() not in there
+
+
+def test_what_the_store_tells_of_its_index_leaves_out_what_was_deleted(tmp_path: Path) -> None:
+    with small_store(tmp_path / "told.store", tail=50) as store:
+        store.add_vectors([f"i{i}" for i in range(400)], vectors(400))
+        store.build()
+        store.add_vectors([f"late{i}" for i in range(10)], vectors(10, seed=1))
+        store.delete([f"i{i}" for i in range(30)])
+        store.delete(["late3", "late4"])
+        [space] = store.info()["spaces"]
+        assert [space["vectors"], space["tiers"][0]["vectors"], space["searched_exactly"]] == [378, 370, 8]
+
+
+def test_what_the_package_offers_is_listed() -> None:
+    assert {*embedstore.__all__} <= {*dir(embedstore)}

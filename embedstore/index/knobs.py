@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from embedstore.index.bindings import faiss
+from embedstore.types import Metric
 
 
 def inner(index: Any) -> Any:
@@ -36,6 +37,11 @@ def holds_vectors(index: Any) -> bool:
         core = faiss.downcast_index(core.storage)
     flat = isinstance(core, (faiss.IndexFlat, faiss.IndexIVFFlat))
     return flat and not isinstance(faiss.downcast_index(index), faiss.IndexPreTransform)
+
+
+def is_exact(index: Any, metric: Metric) -> bool:
+    """Whether the index's distances are those of the metric: cosine has others than the unit vectors that it holds."""
+    return metric is not Metric.COSINE and holds_vectors(index)
 
 
 def limit(index: Any) -> int:

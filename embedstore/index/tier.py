@@ -74,7 +74,7 @@ class Tier:
         object.__setattr__(self, "count", self.count or self.left)
         object.__setattr__(self, "projects", isinstance(faiss.downcast_index(self.index), faiss.IndexPreTransform))
         object.__setattr__(self, "_limit", knobs.limit(self.index))
-        finished = self.index if knobs.holds_vectors(self.index) and self.metric is not Metric.COSINE else None
+        finished = self.index if knobs.is_exact(self.index, self.metric) else None
         if (vectors := self.held or self.beside) is not None:
             finished = faiss.IndexRefine(self.index, vectors)
         object.__setattr__(self, "finished", finished)

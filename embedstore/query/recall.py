@@ -8,8 +8,11 @@ import numpy as np
 
 from embedstore.config import StoreConfig
 from embedstore.errors import InvalidArgument, NothingMatches
+from embedstore.progress import Progress
 from embedstore.query.search import Searcher
 from embedstore.truth.snapshot import SpaceView
+
+_TOGETHER = 64  # queries of one scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ def measure(
     *,
     where: str | None = None,
     recall: float | None = None,
+    progress: bool = False,
 ) -> RecallReport:
     """Search for a sample of stored vectors with the index and exactly, and compare.
 
@@ -79,15 +83,17 @@ def measure(
     chosen = np.sort(np.random.default_rng(config.seed).choice(alive, min(sample, len(alive)), replace=False))
     queries = view.vectors.read(chosen)
     found = np.empty(len(chosen))
-    for start in range(0, len(chosen), 256):
-        part, own = queries[start : start + 256], chosen[start : start + 256]
-        true = engine.search(view, part, k + 1, allowed=allowed, only_exact=True)
-        # One query at a time, as users ask: a batch may be answered by another plan.
-        for i in range(len(part)):
-            answer = engine.search(view, part[i : i + 1], k + 1, allowed=allowed, recall=recall)
-            kept = answer.distances[0][answer.positions[0] != own[i]][:k]
-            reach = true.distances[i][true.positions[i] != own[i]][:k][-1]
-            # A tier's hits are ordered by float32 distances, whose last digits differ from the exact scan's.
-            found[start + i] = np.count_nonzero(kept <= reach + 1e-5 * abs(reach)) / k
+    with Progress("comparing with a scan", len(chosen), enabled=progress, unit="queries") as bar:
+        for start in range(0, len(chosen), _TOGETHER):
+            part, own = queries[start : start + _TOGETHER], chosen[start : start + _TOGETHER]
+            true = engine.search(view, part, k + 1, allowed=allowed, only_exact=True)
+            # One query at a time, as users ask: a batch may be answered by another plan.
+            for i in range(len(part)):
+                answer = engine.search(view, part[i : i + 1], k + 1, allowed=allowed, recall=recall)
+                kept = answer.distances[0][answer.positions[0] != own[i]][:k]
+                reach = true.distances[i][true.positions[i] != own[i]][:k][-1]
+                # A tier's hits are ordered by float32 distances, whose last digits differ from the exact scan's.
+                found[start + i] = np.count_nonzero(kept <= reach + 1e-5 * abs(reach)) / k
+            bar.advance(len(part))
     mean, low, high = recall_interval(found)
     return RecallReport(mean, low, high, k, len(chosen), config.recall if recall is None else recall, where, matches)

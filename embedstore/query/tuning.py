@@ -133,7 +133,7 @@ def measure(view: SpaceView, config: StoreConfig, rows: int, *, progress: bool =
                 asked = tune.questions(
                     index, numbered, lambda at: view.vectors.read(sample[at]), _QUERIES, _K, metric, seed=config.seed
                 )
-            exact_ones = knobs.holds_vectors(index) and metric is not Metric.COSINE
+            exact_ones = knobs.is_exact(index, metric)
             row_ns = 0.0 if exact_ones else view.vectors.row_ns
             tuned = tune.tune_by(index, asked, target=config.recall, metric=metric, row_ns=row_ns)
             held = beside = None

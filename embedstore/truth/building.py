@@ -113,8 +113,7 @@ def build_tier(
             break
     _, _, factory, index, tuned = min(found, key=lambda one: one[:2])
     _say_what_is_missed(writer, view, factory, tuned)
-    exact = knobs.holds_vectors(index)
-    are_bytes = not exact and bytewise.fits(blocks, space.metric, config.memory)
+    are_bytes = not knobs.is_exact(index, space.metric) and bytewise.fits(blocks, space.metric, config.memory)
     said = {"metric": space.metric.value, "bytes": are_bytes}
     if watch is not None:
         watch()
@@ -221,6 +220,5 @@ def tune_tier(
 def _row_ns(vectors: SegmentVectors, index: Any, metric: Metric) -> float:
     """Nanoseconds that a candidate of a search takes to be ordered by its true distance."""
     from embedstore.index import knobs
-    from embedstore.types import Metric
 
-    return 0.0 if knobs.holds_vectors(index) and metric is not Metric.COSINE else vectors.row_ns
+    return 0.0 if knobs.is_exact(index, metric) else vectors.row_ns
