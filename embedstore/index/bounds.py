@@ -35,7 +35,7 @@ class Bounds:
         numbers: int64 (n,): which row each is, the same for ever (`SpaceView.rows`).
     """
 
-    __slots__ = ("_directions", "_is_l2", "_longest", "_pieces", "_single", "_width", "numbers")
+    __slots__ = ("_directions", "_is_l2", "_longest", "_pieces", "_width", "numbers")
 
     def __init__(self, directions: Doubles, metric: Metric) -> None:
         self.numbers: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -70,23 +70,26 @@ class Bounds:
         grown = Bounds.__new__(Bounds)
         grown._directions, grown._is_l2, grown._width = self._directions, self._is_l2, self._width
         grown.numbers = numbers
-        rows = block[known:].astype(np.float64)
-        short = rows @ self._directions
-        squares = np.einsum("nd,nd->n", rows, rows)
+        grown._longest, grown._pieces = self._longest, list(self._pieces)
+        step, pieces = _PIECE // self._width, grown._pieces
+        for start in range(known, len(block), step):
+            made, longest = self._shortened(block[start : start + step].astype(np.float64))
+            grown._longest = max(grown._longest, longest)
+            if pieces and pieces[-1].shape[1] < step:
+                made = np.concatenate([pieces.pop(), made], axis=1)
+            pieces += [np.ascontiguousarray(made[:, at : at + step]) for at in range(0, made.shape[1], step)]
+        return grown
+
+    def _shortened(self, rows: Doubles) -> tuple[npt.NDArray[np.float32], float]:
+        """What is kept of rows (n, d), as (width, n): a product with few numbers goes along the rows; and the longest."""
+        short, squares = rows @ self._directions, np.einsum("nd,nd->n", rows, rows)
         rest = np.maximum(squares - np.einsum("nd,nd->n", short, short), 0.0) + _ROUNDING * rows.shape[1] * squares
         columns = [short, np.sqrt(rest)[:, None]]
         if self._is_l2:
             columns.append(-0.5 * squares[:, None])
-        made = np.ascontiguousarray(np.concatenate(columns, axis=1).T, dtype=np.float32)  # (width, n)
-        longest = float(np.sqrt(squares.max(initial=0.0)))
-        grown._longest = max(self._longest, longest)
-        step = _PIECE // self._width
-        pieces = list(self._pieces)
-        if pieces and pieces[-1].shape[1] < step:
-            made = np.concatenate([pieces.pop(), made], axis=1)
-        pieces += [np.ascontiguousarray(made[:, at : at + step]) for at in range(0, made.shape[1], step)]
-        grown._pieces = pieces
-        return grown
+        with np.errstate(over="ignore"):  # rows so long aren't told of, see `nearer`
+            made = np.ascontiguousarray(np.concatenate(columns, axis=1).T, dtype=np.float32)
+        return made, math.sqrt(squares.max())
 
     def nearer(self, query: Vectors, value: float) -> npt.NDArray[np.int64] | None:
         """Places in the block, ascending, of all rows that FAISS may give a value as near as this one; mostly none.
