@@ -81,7 +81,7 @@ class Bounds:
         return grown
 
     def _shortened(self, rows: Doubles) -> tuple[npt.NDArray[np.float32], float]:
-        """What is kept of rows (n, d), as (width, n), along whose rows a product is fast; and the longest row's length."""
+        """What is kept of rows (n, d), as (width, n) along which a product is fast; and the longest row's length."""
         short, squares = rows @ self._directions, np.einsum("nd,nd->n", rows, rows)
         rest = np.maximum(squares - np.einsum("nd,nd->n", short, short), 0.0) + _ROUNDING * rows.shape[1] * squares
         columns = [short, np.sqrt(rest)[:, None]]
