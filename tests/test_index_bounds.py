@@ -194,3 +194,33 @@ def test_queries_beside_a_long_tail_find_what_brute_force_finds(
         store.compact()
         assert reader.search(queries[0]).ids == reader.search(queries[0], exact=True).ids
         assert len(reader._searcher.engine._bounds.get(1, {})) <= 1
+
+
+def test_bounds_that_tell_nothing_are_given_up_and_tried_again_after_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, original = [], Bounds.nearer
+
+    def nearer(self: Bounds, query: np.ndarray, value: float) -> np.ndarray | None:
+        asked.append(value)
+        return original(self, query, value)
+
+    monkeypatch.setattr(Bounds, "nearer", nearer)
+    noise = np.random.default_rng(0).normal(size=(5_000, D)).astype(np.float32)  # as long in every direction
+    opening.create(tmp_path / "n.store", StoreConfig(factory="IVF16,Flat", recall=0.97, tail_floats=3_000 * D))
+    with Store(tmp_path / "n.store") as store:
+        store.add_vectors([f"i{i}" for i in range(3_500)], noise[:3_500])
+        store.build()
+        store.add_vectors([f"i{i}" for i in range(3_500, 5_000)], noise[3_500:])
+        store._searcher.engine.load(store._view(None))
+        far, _ = exact.search([(0, noise)], noise[:100], 10, Metric.L2)
+        for query, right in zip(noise[:100], far, strict=True):
+            found = store.search(query).distances
+            assert found[0] == right[0] == 0
+            assert (found >= right - 1e-5).all()
+        assert 16 <= len(asked) < 60
+        asked.clear()
+        store.add_vectors(["late"], noise[:1])
+        for query in noise[:50]:
+            store.search(query)
+        assert 8 <= len(asked) < 30

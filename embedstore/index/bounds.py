@@ -29,13 +29,15 @@ Doubles = npt.NDArray[np.float64]
 
 
 class Bounds:
-    """Bounds of ascending rows, in the order of their block. Never changed: ``grown`` makes the next ones.
+    """Bounds of ascending rows, in the order of their block; ``grown`` makes the next ones of more rows.
 
     Attributes:
         numbers: int64 (n,): which row each is, the same for ever (`SpaceView.rows`).
+        in_vain: how often they have left too many rows, less how often few: where no direction says more than others,
+            as of noise, whoever asks gives them up. Threads may lose a count.
     """
 
-    __slots__ = ("_directions", "_is_l2", "_longest", "_pieces", "_width", "numbers")
+    __slots__ = ("_directions", "_is_l2", "_longest", "_pieces", "_width", "in_vain", "numbers")
 
     def __init__(self, directions: Doubles, metric: Metric) -> None:
         self.numbers: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -44,6 +46,7 @@ class Bounds:
         self._width = directions.shape[1] + 1 + self._is_l2
         self._pieces: list[npt.NDArray[np.float32]] = []
         self._longest = 0.0
+        self.in_vain = 0
 
     @classmethod
     def of(cls, block: Vectors, numbers: npt.NDArray[np.int64], metric: Metric) -> Bounds | None:
@@ -69,7 +72,7 @@ class Bounds:
             return None
         grown = Bounds.__new__(Bounds)
         grown._directions, grown._is_l2, grown._width = self._directions, self._is_l2, self._width
-        grown.numbers = numbers
+        grown.numbers, grown.in_vain = numbers, self.in_vain // 2  # so that it is tried again
         grown._longest, grown._pieces = self._longest, list(self._pieces)
         step, pieces = _PIECE // self._width, grown._pieces
         for start in range(known, len(block), step):

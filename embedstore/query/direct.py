@@ -24,6 +24,7 @@ from embedstore.types import Metric, Vectors
 _ptr = faiss.swig_ptr
 _SPARE = 8  # rows more than are wanted, where a few of all were deleted
 _FEW = 8  # one row in so many of a block is looked at alone; of more, all are
+_PATIENCE = 16  # times more often that bounds were of no use than that they were
 Values = npt.NDArray[np.float32]
 _Search: TypeAlias = tuple[
     Callable[..., None], Any, int, int
@@ -119,8 +120,8 @@ class Direct:
         for other in self._others:
             near, positions = self._nearer(query, near, positions, *other)
         for bounds, block, other in self._blocks:
-            few = None if bounds is None else bounds.nearer(query, near.item(-1))
-            if few is None or len(few) * _FEW > len(block):
+            few = None if bounds is None else _few(bounds, query, near.item(-1))
+            if few is None:
                 near, positions = self._nearer(query, near, positions, *other)
             elif len(few):
                 near, positions = self._among(query, near, positions, block, few, other[-1])
@@ -192,6 +193,19 @@ class Direct:
         both, where = np.append(near, values), np.append(positions, where)
         order = np.lexsort((where, both if self._is_l2 else -both))[: len(near)]
         return both[order], where[order]
+
+
+def _few(bounds: Bounds, query: Vectors, value: float) -> Positions | None:
+    """The few rows of a block that may be as near as a value of FAISS; None where all have to be looked at."""
+    if bounds.in_vain >= _PATIENCE:
+        return None
+    found = bounds.nearer(query, value)
+    if found is None or len(found) * _FEW > len(bounds.numbers):
+        bounds.in_vain += 1
+        return None
+    if bounds.in_vain:
+        bounds.in_vain -= 1
+    return found
 
 
 def _in_one_thread(search: Callable[..., None], *arguments: Any) -> None:
