@@ -90,8 +90,8 @@ class Snapshots:
 
     def current(self) -> Snapshot:
         """The newest commit."""
-        snapshot = self._current
-        if snapshot is not None and not self._clock.changed(stamping_ns()):
+        # In this order: what another thread renews in between is set before the clock has settled on it.
+        if not self._clock.changed(stamping_ns()) and (snapshot := self._current) is not None:
             return snapshot
         with self._lock:
             taken = stamping_ns()
