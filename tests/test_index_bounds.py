@@ -97,11 +97,14 @@ def test_bounds_that_grew_are_those_of_the_whole(cuts: list[int], metric: Metric
             before, grown = grown, grown.grown(block[:cut], numbers[:cut])
         assert grown is not None
         for query in rows(5, 30, 4):
-            value = float(np.median(values_of(block, query, metric)))
+            values = values_of(block, query, metric)
+            value = float(np.median(values))
             found, expected = grown.nearer(query, value), whole.nearer(query, value)
             assert found is not None
             assert expected is not None
             assert 1_000 < len(found) < 3_000
+            wanted = np.flatnonzero(values <= value if metric is Metric.L2 else values >= value)
+            assert set(wanted.tolist()) <= set(found.tolist()), "in whatever piece"
             # The last digit of a sum hangs on where a piece begins.
             assert len(set(found.tolist()) ^ set(expected.tolist())) <= 2
             part = before.nearer(query, value)  # what there was is as it was
