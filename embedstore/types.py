@@ -23,7 +23,7 @@ Pictures: TypeAlias = "npt.NDArray[np.uint8] | Sequence[Picture]"
 Metadata: TypeAlias = dict[str, Any]
 _NUMBERS = (int, float, np.integer, np.floating)
 
-
+EXACT = "exact"  # the kind of index that is none: every search looks at every vector
 #: Bytes that a process takes which searches, before it holds a vector: Python with FAISS and an open store.
 PROCESS_BYTES = 130 * 2**20
 

@@ -140,13 +140,16 @@ class UpkeepVerbs:
         return report.choosing(None)
 
     def compact(self, *, progress: bool = False) -> CompactReport:
-        """Rewrite segments without deleted rows, sweep files that no row names, and merge the index's tiers."""
+        """Rewrite segments and index without deleted rows, merge the index's tiers, sweep files that no row names.
+
+        Searches keep their index meanwhile, and whoever breaks it off finds the store as it was.
+        """
         self._open()
         self._builder.stop(60.0)  # what it builds would be void
         report = compact.compact(self._writer, progress=progress)
         with suppress(StoreBusy):  # another process builds, after what was freed
             built = self._builder.now(check=True, merge=True, progress=progress)
-            report = replace(report, built=built)
+            report = replace(report, built=report.built + built)
         return report
 
     def build(self, *, progress: bool = False) -> int:

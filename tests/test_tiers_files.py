@@ -305,7 +305,7 @@ def test_a_tier_that_was_merged_away_under_a_reader_is_no_fault(path: Path) -> N
 
 def test_compacting_what_is_whole_keeps_its_tiers_and_segments(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a segment has many parts by itself: a second compact has nothing to do."""
-    monkeypatch.setattr("embedstore.truth.compact._PART", 5 * D * 4)
+    monkeypatch.setattr("embedstore.truth.rewriting.PART_BYTES", 5 * D * 4)
     filled(path, batches=6, rows=64)
     with embedstore.open(path) as store:
         store.compact()

@@ -19,7 +19,7 @@ from embedstore.index import knobs, sizes
 from embedstore.index.bindings import faiss
 from embedstore.index.exact import norms
 from embedstore.progress import Progress
-from embedstore.types import Metric, Vectors
+from embedstore.types import EXACT, Metric, Vectors
 
 _EXACT_BYTES = 8 << 20  # of vectors that one core scans in about a millisecond: no index is worth its upkeep below
 #: Of vectors that inverted lists hold as they are, and of how many dimensions. Reading a candidate from a segment that
@@ -35,7 +35,6 @@ _REDUCED = (256, 2048)  # dimensions: below, little is to be saved; above, the e
 _VARIANCE = 0.95  # share that a projection has to keep
 _SPECTRUM_ROWS = 8_192  # for seeing how many components that takes
 _COMPONENT_ROWS = 32  # training rows per dimension that a PCA is computed from; FAISS would take a thousand
-EXACT = "exact"
 #: Lists from the ones that are fastest to search to the smallest.
 _BY_SIZE = ("IVF*,SQ8", "IVF*,SQ4", "IVF*,RaBitQfs")
 _LISTS, _GRAPH = "IVF*,Flat", "HNSW32,SQ8"

@@ -272,9 +272,9 @@ def drop_segments(connection: Connection, ids: Sequence[int]) -> None:
     connection.executemany("DELETE FROM segments WHERE id = ?", [(number,) for number in ids])
 
 
-def drop_tombstones(connection: Connection) -> None:
-    """Forget all deletions: no segment holds a deleted row any more."""
-    connection.execute("DELETE FROM tombstones")
+def drop_tombstones(connection: Connection, last_seq: int) -> None:
+    """Forget the deletions of commits up to this one: no segment holds their rows any more."""
+    connection.execute("DELETE FROM tombstones WHERE seq <= ?", (last_seq,))
 
 
 def find_origin(connection: Connection, scope: str) -> int | None:

@@ -12,10 +12,10 @@ from contextlib import suppress
 
 from embedstore.errors import EmbedstoreError, InvalidArgument
 from embedstore.metadata import catalog
-from embedstore.truth.building import Watch, build_tier, plan
+from embedstore.truth.building import Watch, build_tier, is_due, plan
 from embedstore.truth.layout import OURS, TIERS
 from embedstore.truth.snapshot import Snapshots
-from embedstore.truth.tiers import TierWarning, fault
+from embedstore.truth.tiers import TierWarning, fault, say_unbuilt
 from embedstore.truth.writer import Writer
 
 #: Seconds without an add after which a build begins behind it, at least and at most; and between them, as many times
@@ -81,7 +81,7 @@ class Builder:
         """Build what is due and wait for it; returns how many tiers were built here.
 
         Args:
-            check: also hash the files of the tiers that are there, and drop those that can't be trusted.
+            check: also hash the files of the tiers that are there, and make those anew that can't be trusted.
             merge: make one of several tiers.
             renew: make one of all vectors, whatever is there.
             progress: draw bars on stderr.
@@ -189,8 +189,7 @@ class Builder:
         writer, snapshots = self._writer, self._snapshots
         built, tried, done = 0, set(), set()
         writer.appended = 0
-        if check:
-            _drop_faulty(writer, snapshots)
+        lost = _drop_faulty(writer, snapshots) if check else set()
         if renew:  # as 'exact', which has none
             spaces = [view for view in snapshots.current().spaces.values() if not plan(view, writer.config, renew=True)]
             _drop(writer, [tier.id for view in spaces for tier in view.tiers])
@@ -204,7 +203,7 @@ class Builder:
                     view,
                     writer.config,
                     merge=merge and view.space.id not in done,
-                    renew=renew and view.space.id not in done,
+                    renew=(renew or view.space.id in lost) and view.space.id not in done,
                 )
                 if (view.space.id, stretch) not in tried
             ]
@@ -216,8 +215,7 @@ class Builder:
             try:
                 built += build_tier(writer, view, stretch, snapshot.layout, watch=watch, progress=progress)
             except InvalidArgument as error:
-                # The rows are committed: a factory that needs more of them to be trained must not fail their add.
-                warnings.warn(f"{writer.directory}: searching exactly, for {error}", TierWarning, stacklevel=2)
+                say_unbuilt(writer.directory, error)  # a factory that needs more of them to be trained
         if built:
             _remove_unnamed(writer)
         return built
@@ -229,15 +227,19 @@ def _may_be_due(writer: Writer, snapshots: Snapshots) -> bool:
     What other writers appended meanwhile is for them to look at.
     """
     for view in snapshots.known().spaces.values():
-        uncovered = len(view.rows) + writer.appended - sum(tier.count for tier in view.tiers)
-        if uncovered * view.space.dimension > writer.config.tail_floats:
+        covered = sum(tier.count for tier in view.tiers)
+        tail = len(view.rows) + writer.appended - covered
+        if is_due(writer.config, view.space.dimension, covered, tail):
             return True
     return False
 
 
-def _drop_faulty(writer: Writer, snapshots: Snapshots) -> None:
+def _drop_faulty(writer: Writer, snapshots: Snapshots) -> set[int]:
+    """Forget tiers whose files can't be trusted; returns the ids of their spaces."""
     records = [tier for view in snapshots.current().spaces.values() for tier in view.tiers]
-    _drop(writer, [record.id for record in records if fault(writer.directory, record) is not None])
+    faulty = [record for record in records if fault(writer.directory, record) is not None]
+    _drop(writer, [record.id for record in faulty])
+    return {record.space for record in faulty}
 
 
 def _drop(writer: Writer, tiers: list[int]) -> None:

@@ -1,7 +1,8 @@
 """Making an index tier: which stretches deserve one, building it aside, and naming it.
 
 A build holds no lock that a writer needs: what it reads never changes, and the commit that names the finished file
-takes milliseconds. Only a second build waits, and a compact, which moves positions, makes it void.
+takes milliseconds. Only a second build waits; a compact, which moves positions, makes tiers for where they will be, and
+names them in the commit that moves them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from sqlite3 import Connection
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from embedstore.durable import sync_directory, sync_file, writing
@@ -24,10 +26,12 @@ from embedstore.truth.layout import TIERS, tier_name
 from embedstore.truth.snapshot import SpaceView
 from embedstore.truth.tiers import TierWarning
 from embedstore.truth.writer import Writer
+from embedstore.types import EXACT
 
 if TYPE_CHECKING:
     from embedstore.config import StoreConfig
     from embedstore.index.tune import Tuned
+    from embedstore.metadata.catalog import Space
     from embedstore.types import Metric
     from embedstore.vectors.segments import SegmentVectors
 
@@ -36,6 +40,9 @@ Watch: TypeAlias = "Callable[[], int] | None"
 #: A tier is merged with the stretch behind it while it is at most this many times as long: so each vector is rebuilt
 #: O(log n) times, and a store has O(log n) tiers (O'Neil et al., The log-structured merge-tree, 1996).
 _MERGE_RATIO = 2
+#: Vectors above which a kind that somebody named, or `tune` chose, is built although a scan would do. From then on, it
+#: is made anew for twice as many, up to where it is due anyway.
+NAMED = 1000
 _TUNING_QUERIES, _FEWER = 1000, 400  # above so many vectors, whose truth takes longer than the rest of a tuning
 _MANY = 500_000
 _WIDE_WALK = 64  # efSearch, above which lists are tried, too
@@ -50,6 +57,38 @@ class Stretch:
     first: int
     count: int
     factory: str
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The file of a tier that no row names yet."""
+
+    path: Path
+    stretch: Stretch
+    factory: str
+    sha256: str
+    tuned: dict[str, Any]
+
+    def name(self, connection: Connection, space: Space) -> None:
+        """Name it; tiers that it covers go."""
+        catalog.add_tier(
+            connection,
+            space=space.id,
+            name=self.path.name,
+            first=self.stretch.first,
+            count=self.stretch.count,
+            factory=self.factory,
+            sha256=self.sha256,
+            signature=trust.sign(self.sha256),
+            tuned=self.tuned,
+        )
+
+
+def is_due(config: StoreConfig, dimension: int, covered: int, tail: int) -> bool:
+    """Whether so many vectors behind those that tiers cover are worth one."""
+    if tail * dimension > config.tail_floats:
+        return True
+    return config.factory not in (None, EXACT) and tail > max(NAMED, covered)
 
 
 def plan(view: SpaceView, config: StoreConfig, *, merge: bool = False, renew: bool = False) -> list[Stretch]:
@@ -71,7 +110,7 @@ def plan(view: SpaceView, config: StoreConfig, *, merge: bool = False, renew: bo
             stretches.append((end, tier.first - end))
         end = tier.first + tier.count
     first = end
-    if (total - end) * space.dimension > config.tail_floats:
+    if is_due(config, space.dimension, end, total - end):
         for tier in reversed(view.tiers):
             if tier.first + tier.count != first or tier.count > _MERGE_RATIO * (total - first):
                 break
@@ -88,6 +127,22 @@ def build_tier(
     writer: Writer, view: SpaceView, stretch: Stretch, layout: int, *, watch: Watch = None, progress: bool = False
 ) -> bool:
     """Build one tier and name it; False where a compact has moved its positions meanwhile."""
+    made = make(writer, view, stretch, watch=watch, progress=progress)
+    with _naming(writer, watch), writer.database.write() as connection:
+        if catalog.read_state(connection).layout != layout:
+            made.path.unlink(missing_ok=True)
+            return False
+        catalog.advance(connection)
+        made.name(connection, view.space)
+    return True
+
+
+def make(writer: Writer, view: SpaceView, stretch: Stretch, *, watch: Watch = None, progress: bool = False) -> Made:
+    """Build and tune one tier, and write its file, which nothing names yet.
+
+    Raises:
+        InvalidArgument: the kind needs more vectors to be trained.
+    """
     from embedstore.index import build, bytewise, knobs, tune
 
     space, vectors, config = view.space, view.vectors, writer.config
@@ -121,24 +176,8 @@ def build_tier(
         number = catalog.take_file_number(connection)
     path = writer.directory / TIERS / tier_name(number)
     sha256 = _write(index, path)
-    with _naming(writer, watch), writer.database.write() as connection:
-        if catalog.read_state(connection).layout != layout:
-            path.unlink(missing_ok=True)
-            return False
-        catalog.advance(connection)
-        catalog.add_tier(
-            connection,
-            space=space.id,
-            name=path.name,
-            first=stretch.first,
-            count=stretch.count,
-            factory=factory,
-            sha256=sha256,
-            signature=trust.sign(sha256),
-            tuned={**asdict(tuned), **said},
-        )
     vectors.release()
-    return True
+    return Made(path, stretch, factory, sha256, {**asdict(tuned), **said})
 
 
 @contextmanager

@@ -1,4 +1,9 @@
-"""Compacting: rewriting segments without deleted rows, and sweeping files that no row names."""
+"""Compacting: segments and index tiers without deleted rows, in one commit, and no file that no row names.
+
+The new vectors and tiers are written beside the old ones, holding no lock that a writer or a reader needs; then one
+transaction names them, moves what was added meanwhile behind them, and forgets the old ones. So searches keep their
+index, and whoever breaks a compact off finds the store as it was.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +16,17 @@ from sqlite3 import Connection
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.errors import EmbedstoreError, StoreDamaged
+from embedstore.errors import EmbedstoreError, InvalidArgument, StoreDamaged
 from embedstore.metadata import catalog, items, runs
-from embedstore.metadata.catalog import Batch, Segment, Space
+from embedstore.metadata.catalog import Batch, Segment
 from embedstore.progress import Progress
+from embedstore.truth import building, rewriting
 from embedstore.truth.layout import MODELS, OURS, SEGMENTS, TIERS, disk_usage, segment_name
+from embedstore.truth.rewriting import Rewritten, rewrite
+from embedstore.truth.snapshot import SpaceView
+from embedstore.truth.tiers import say_unbuilt
 from embedstore.truth.writer import Writer
 from embedstore.vectors import segments as files
-
-_PART = 32 * 2**20  # bytes rewritten at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +46,51 @@ class CompactReport:
     built: int = 0
 
 
-def compact(writer: Writer, *, progress: bool = False) -> CompactReport:
-    """Rewrite all segments without deleted rows, in one commit; readers keep the old files until their next query.
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """The commit that a compact began at."""
 
-    Every batch is checked against its checksum on the way: damage is reported, never copied into a fresh checksum.
+    seq: int
+    last_batch: int
+    stones: npt.NDArray[np.int64]
+
+
+def compact(writer: Writer, *, progress: bool = False) -> CompactReport:
+    """Rewrite all segments and index tiers without deleted rows, in one commit.
+
+    Readers keep the old files until their next query. Every batch is checked against its checksum on the way: damage
+    is reported, never copied into a fresh checksum. What is deleted meanwhile is left to the next compact.
 
     Raises:
         StoreDamaged: a batch differs from what was committed; nothing is changed.
         StoreBusy: another process is building the index.
     """
     writer.check_writable()
-    with writer.building(), writer.locked("compacting"):
-        before = _size(writer.directory)
-        with writer.database.read() as connection:
-            dropped = catalog.count_tombstones(connection)
-            scattered = len(catalog.read_batches(connection)) > 4 * _fewest_batches(connection)
-        if dropped:
-            # First, while the tombstones say that there is something to do: what fails here is done by the next call.
-            writer.database.vacuum()
-        if dropped or scattered:
+    with writer.building():
+        size = _size(writer.directory)
+        with writer.locked("compacting"):
+            with writer.database.read() as connection:
+                before = _state(connection)
+                scattered = len(catalog.read_batches(connection)) > 4 * _fewest_batches(connection)
+            if len(before.stones):
+                # First, while the tombstones say that there is something to do: what fails here is done by the next
+                # call.
+                writer.database.vacuum()
+        built = 0
+        if len(before.stones) or scattered:
             try:
-                with writer.database.write() as connection, Progress("compacting", None, progress, "rows") as bar:
-                    _rewrite(writer, connection, bar)
+                built = _renew(writer, before, progress)
             except BaseException:
                 with suppress(EmbedstoreError, OSError):  # what was half written must not keep a full disk full
                     sweep(writer)
                 raise
         swept = sweep(writer)
-        return CompactReport(dropped, max(0, before - _size(writer.directory)), swept)
+        return CompactReport(len(before.stones), max(0, size - _size(writer.directory)), swept, built)
+
+
+def _state(connection: Connection) -> _Before:
+    last = max((batch.id for batch in catalog.read_batches(connection)), default=0)
+    return _Before(catalog.read_state(connection).seq, last, catalog.read_tombstones(connection))
 
 
 def _fewest_batches(connection: Connection) -> int:
@@ -74,90 +98,63 @@ def _fewest_batches(connection: Connection) -> int:
     spaces, _ = catalog.read_spaces(connection)
     row_bytes = {space.id: space.row_bytes for space in spaces}
     sizes = [s.length * (1 if s.space is None else row_bytes[s.space]) for s in catalog.read_segments(connection)]
-    return sum(1 + size // _PART for size in sizes)
+    return sum(1 + size // rewriting.PART_BYTES for size in sizes)
 
 
-def _rewrite(writer: Writer, connection: Connection, bar: Progress) -> None:
-    before = catalog.advance(connection, relayout=True)
-    segments = catalog.read_segments(connection)
-    batches = catalog.read_batches(connection)
-    stones = catalog.read_tombstones(connection)
-    spaces, _ = catalog.read_spaces(connection)
-    by_id = {segment.id: segment for segment in segments}
-    last_batch = max((batch.id for batch in batches), default=0)
+def _renew(writer: Writer, before: _Before, progress: bool) -> int:
+    """Write everything anew, and name it in one commit; returns how many tiers there are then."""
+    with writer.database.read() as connection:
+        spaces, _ = catalog.read_spaces(connection)
+        indexed = {tier.space for tier in catalog.read_tiers(connection)}
+        segments = {segment.id: segment for segment in catalog.read_segments(connection)}
+        batches = [batch for batch in catalog.read_batches(connection) if batch.id <= before.last_batch]
+    renewed: dict[int, Rewritten] = {}
+    made: dict[int, list[building.Made]] = {}
+    with Progress("compacting", None, progress, "rows") as bar:
+        for space in spaces:
+            own = [batch for batch in batches if segments[batch.segment].space == space.id]
+            new = renewed[space.id] = Rewritten(writer, space)
+            rewrite(new, writer, own, segments, before.stones, bar)
     for space in spaces:
-        own = [batch for batch in batches if by_id[batch.segment].space == space.id]
-        _rewrite_vectors(writer, connection, space, own, by_id, stones, before.seq + 1, bar)
-    _rewrite_thumbs(writer, connection, segments, batches, before.seq + 1)
-    catalog.drop_batches(connection, last_batch)
-    catalog.drop_segments(connection, [segment.id for segment in segments])
-    catalog.drop_tombstones(connection)
-    # Positions have moved: every tier is of the past.
-    catalog.drop_tiers(connection)
+        made[space.id] = _tiers(writer, renewed[space.id], progress, renew=space.id in indexed)
+    with writer.locked("compacting"), writer.database.write() as connection:
+        state = catalog.advance(connection, relayout=True)
+        segments = {segment.id: segment for segment in catalog.read_segments(connection)}
+        batches = catalog.read_batches(connection)
+        for space in catalog.read_spaces(connection)[0]:
+            later = [
+                batch
+                for batch in batches
+                if segments[batch.segment].space == space.id
+                and (space.id not in renewed or batch.id > before.last_batch)
+            ]
+            new = renewed.setdefault(space.id, Rewritten(writer, space))
+            new.connection = connection
+            rewrite(new, writer, later, segments, np.empty(0, dtype=np.int64))
+            new.name(connection, state.seq + 1)
+        _rewrite_thumbs(writer, connection, list(segments.values()), batches, state.seq + 1)
+        catalog.drop_batches(connection, max((batch.id for batch in batches), default=0))
+        catalog.drop_segments(connection, list(segments))
+        catalog.drop_tombstones(connection, before.seq)
+        # Positions have moved: every other tier is of the past.
+        catalog.drop_tiers(connection)
+        for space in spaces:
+            for tier in made[space.id]:
+                tier.name(connection, space)
+    return sum(map(len, made.values()))
 
 
-def _rewrite_vectors(
-    writer: Writer,
-    connection: Connection,
-    space: Space,
-    batches: list[Batch],
-    segments: dict[int, Segment],
-    stones: npt.NDArray[np.int64],
-    seq: int,
-    bar: Progress,
-) -> None:
-    row_bytes = space.row_bytes
-    target: Segment | None = None
-    length = 0
-    for rows, vectors in _merged(writer, space, batches, segments, stones):
-        if target is None or length * row_bytes >= writer.config.segment_bytes:
-            target, length = _new_segment(writer, connection, "vec", space), 0
-        part = vectors.data.cast("B")
-        files.append(writer.directory / SEGMENTS / target.name, length * row_bytes, [part])
-        contiguous = int(rows[-1]) - int(rows[0]) + 1 == len(rows)
-        catalog.add_batch(
-            connection,
-            segment=target.id,
-            start=length,
-            count=len(rows),
-            first_row=int(rows[0]),
-            rows=None if contiguous else rows,
-            checksum=files.checksum([part]),
-            seq=seq,
-        )
-        length += len(rows)
-        catalog.grow_segment(connection, target.id, length)
-        bar.advance(len(rows))
-
-
-def _merged(
-    writer: Writer,
-    space: Space,
-    batches: list[Batch],
-    segments: dict[int, Segment],
-    stones: npt.NDArray[np.int64],
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
-    """Live (rows, bytes of their vectors) of all batches in order, gathered into parts of about 32 MiB."""
-    row_bytes = space.row_bytes
-    held_rows: list[npt.NDArray[np.int64]] = []
-    held: list[npt.NDArray[np.uint8]] = []
-    size = 0
-    for batch in batches:
-        path = writer.directory / SEGMENTS / segments[batch.segment].name
-        data = files.read_bytes(path, [(batch.start * row_bytes, batch.count * row_bytes)])[0]
-        if files.checksum([data]) != batch.checksum:
-            raise StoreDamaged(f"{path}: rows {batch.start} and after differ from what was committed: restore a backup")
-        rows = batch.row_numbers()
-        alive = ~np.isin(rows, stones, assume_unique=True)
-        vectors = np.frombuffer(data, dtype=np.uint8).reshape(batch.count, row_bytes)
-        held_rows.append(rows[alive])
-        held.append(vectors[alive])
-        size += int(alive.sum()) * row_bytes
-        if size >= _PART:
-            yield np.concatenate(held_rows), np.concatenate(held)
-            held_rows, held, size = [], [], 0
-    if size:
-        yield np.concatenate(held_rows), np.concatenate(held)
+def _tiers(writer: Writer, new: Rewritten, progress: bool, *, renew: bool) -> list[building.Made]:
+    """The tiers of a space whose vectors were written anew; ``renew`` where it had some."""
+    vectors, rows = new.vectors()
+    view = SpaceView(new.space, vectors, rows, None, len(rows), ())
+    made = []
+    for stretch in building.plan(view, writer.config, renew=renew):
+        try:
+            made.append(building.make(writer, view, stretch, progress=progress))
+        except InvalidArgument as error:
+            say_unbuilt(writer.directory, error)
+    return made
 
 
 def _rewrite_thumbs(
@@ -180,7 +177,7 @@ def _rewrite_thumbs(
             places = [(start, size) for _, segment, start, size in part if segment == number]
             pieces += files.read_bytes(old[number], places)
         if target is None or length >= writer.config.segment_bytes:
-            target, length = _new_segment(writer, connection, "thumb", None), 0
+            target, length = _new_segment(writer, connection), 0
         block = b"".join(pieces)
         end = files.append(writer.directory / SEGMENTS / target.name, length, [block])
         starts = length + np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])[:-1]])
@@ -206,19 +203,18 @@ def _parts(places: list[tuple[int, int, int, int]]) -> Iterator[list[tuple[int, 
     for place in places:
         part.append(place)
         size += place[3]
-        if size >= _PART:
+        if size >= rewriting.PART_BYTES:
             yield part
             part, size = [], 0
     if part:
         yield part
 
 
-def _new_segment(writer: Writer, connection: Connection, kind: str, space: Space | None) -> Segment:
-    name = segment_name(catalog.take_file_number(connection), kind)
-    files.create(writer.directory / SEGMENTS / name, *((0,) if space is None else (space.dimension, space.dtype)))
-    owner = None if space is None else space.id
-    number = catalog.add_segment(connection, kind=kind, space=owner, name=name, length=0)
-    return Segment(number, kind, owner, name, 0)
+def _new_segment(writer: Writer, connection: Connection) -> Segment:
+    name = segment_name(catalog.take_file_number(connection), "thumb")
+    files.create(writer.directory / SEGMENTS / name, 0)
+    number = catalog.add_segment(connection, kind="thumb", space=None, name=name, length=0)
+    return Segment(number, "thumb", None, name, 0)
 
 
 def sweep(writer: Writer) -> int:

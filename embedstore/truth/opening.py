@@ -16,7 +16,7 @@ from embedstore.metadata import catalog, migrate
 from embedstore.metadata.database import Database
 from embedstore.metadata.migrate import HEAD
 from embedstore.truth import layout
-from embedstore.types import Metric
+from embedstore.types import EXACT, Metric
 
 _DRAFT = f"{layout.DATABASE}.new"
 _JOURNAL = f"{_DRAFT}-journal"
@@ -102,7 +102,7 @@ def settle(directory: Path, given: dict[str, Any]) -> bool:
 
 def _check_factory(config: StoreConfig) -> None:
     if config.factory is not None:
-        from embedstore.index.build import EXACT, parse, sized
+        from embedstore.index.build import parse, sized
 
         if config.factory == EXACT:
             return

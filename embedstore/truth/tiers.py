@@ -90,6 +90,11 @@ def load(directory: Path, record: TierRecord, view: SpaceView) -> Tier | None:
     return None
 
 
+def say_unbuilt(directory: Path, error: EmbedstoreError) -> None:
+    """Warn that a kind of index can't be built: the rows are committed, and that mustn't fail."""
+    warnings.warn(f"{directory}: searching exactly, for {error}", TierWarning, stacklevel=3)
+
+
 def _named(directory: Path, record: TierRecord) -> bool:
     database = Database(directory / DATABASE, read_only=True)
     try:
