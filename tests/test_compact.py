@@ -12,8 +12,8 @@ import pytest
 
 import embedstore
 from embedstore.errors import StoreDamaged
-from embedstore.store import Store
 from embedstore.query import engine
+from embedstore.store import Store
 from embedstore.truth import building
 
 from .oracle import Oracle

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import embedstore
 from embedstore import filters
 from embedstore.errors import FilterError
 from embedstore.filters import And, Between, Comparison, Expression, Field, In, IsNull, Like, Not, Or
@@ -250,15 +253,38 @@ def test_an_index_on_ids_is_used(connection: sa.Connection) -> None:
 def test_an_unknown_field_is_pointed_at_with_the_nearest_names(text: str, said: str, position: int) -> None:
     known = {"label", "year", "f number", "camera.lens"}
     with pytest.raises(FilterError) as caught:
-        check_fields(filters.parse(text), known, text)
+        check_fields(filters.parse(text), {(): known}.get, text)
     assert said in str(caught.value)
     assert caught.value.position == position
 
 
 def test_known_fields_and_built_in_ones_pass() -> None:
-    check_fields(filters.parse("id = 'x' and source is null and cluster = 1 and a.b.c = 3"), {"a"})
+    known = {(): {"a"}, ("a",): {"b"}, ("a", "b"): {"c"}}
+    check_fields(filters.parse("id = 'x' and source is null and cluster = 1 and a.b.c = 3"), known.get)
     with pytest.raises(FilterError, match="the items have no metadata"):
-        check_fields(filters.parse("a = 1"), set())
+        check_fields(filters.parse("a = 1"), {(): set[str]()}.get)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("camera.lense = 1", "unknown field camera.lense; did you mean camera.lens?"),
+        ("camera.zzz = 1", "unknown field camera.zzz; known are camera.body, camera.lens, camera.none"),
+        ("camera.body.mount = 1", "unknown field camera.body.mount; camera.body is no object in any item"),
+        ("Camera.lens = 1", "unknown field Camera.lens; did you mean camera?"),
+        ("geo.plase = 1", "unknown field geo.plase; did you mean geo.place?"),
+    ],
+)
+@pytest.mark.parametrize("ask", ["search", "count"])
+def test_a_mistyped_key_within_an_object_is_pointed_at(tmp_path: Path, text: str, said: str, ask: str) -> None:
+    metadata = [{"camera": {"lens": 5, "body": "x", "none": None}}, {"geo": {"place": 1}}, {}]
+    with embedstore.create(tmp_path / "nested.store") as store:
+        store.add_vectors(["a", "b", "c"], np.eye(3, dtype=np.float32), metadata)
+        with pytest.raises(FilterError) as caught:
+            store.search(np.ones(3, dtype=np.float32), where=text) if ask == "search" else store.count(where=text)
+        assert said in str(caught.value)
+        assert len(store.search(np.ones(3, dtype=np.float32), where="camera.none is null")) == 3
+        assert len(store.search(np.ones(3, dtype=np.float32), where="camera.lens = 5 or geo.place = 1")) == 2
 
 
 def test_clusters_are_said_to_be_missing() -> None:

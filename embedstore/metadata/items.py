@@ -239,13 +239,17 @@ def raw_thumbs(connection: Connection, rows: npt.NDArray[np.int64]) -> list[tupl
     return connection.execute(query, _listed(rows.tolist())).fetchall()
 
 
-def metadata_keys(connection: Connection, first: int | None = None) -> set[str]:
-    """Every top-level key that some live item has; with ``first``, some of the first so many items."""
+def metadata_keys(connection: Connection, first: int | None = None, inside: str | None = None) -> set[str]:
+    """Every top-level key that some live item has; with ``first``, some of the first so many items.
+
+    With ``inside``, a JSON path, those in the objects there.
+    """
     query = (
         "SELECT DISTINCT pairs.key FROM (SELECT metadata FROM items ORDER BY row LIMIT ?) AS some, "
-        "json_each(some.metadata) AS pairs"
+        "json_each(some.metadata, ?) AS pairs WHERE json_type(some.metadata, ?) = 'object'"
     )
-    return {key for (key,) in connection.execute(query, (-1 if first is None else first,))}
+    path = "$" if inside is None else inside
+    return {key for (key,) in connection.execute(query, (-1 if first is None else first, path, path))}
 
 
 def summary(connection: Connection, key: str, limit: int) -> list[tuple[Any, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from sqlite3 import Connection
@@ -214,10 +214,8 @@ class _Asking:
 
     def check(self, expression: Expression) -> None:
         """Refuse fields that no item has."""
-        if self._empty:
-            known: Collection[str] = items.metadata_keys(self.connection())
-            if self._view.alive:
-                fields.check_fields(expression, known, self._text)
+        if self._empty and self._view.alive:
+            fields.check_fields(expression, fields.keys(self.connection()), self._text)
 
 
 def _at(found: Truth, read: Read, view: SpaceView) -> Truth:

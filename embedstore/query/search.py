@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from embedstore.errors import FilterError
 from embedstore.index import knobs
 from embedstore.metadata import items
 from embedstore.metadata.database import Database
@@ -210,13 +211,11 @@ class Searcher:
         from embedstore import filters
         from embedstore.metadata import fields, runs, where
 
-        named = {field.path[0] for field in filters.fields(expression) if not field.built_in}
-        # The keys of the first items are nearly always all keys; only a suspect field is worth a look at every row.
-        known = items.metadata_keys(connection, first=100)
-        if not named <= known:
-            known = items.metadata_keys(connection)
-            if items.count(connection):
-                fields.check_fields(expression, known, text)
+        if items.count(connection):
+            try:  # the keys of the first items are nearly always all keys
+                fields.check_fields(expression, fields.keys(connection, first=100), text)
+            except FilterError:  # only a suspect field is worth a look at every row
+                fields.check_fields(expression, fields.keys(connection), text)
         asked = runs.Runs()
         built_in = [field.path for field in filters.fields(expression) if field.built_in]
         if any(path[0] == "cluster" for path in built_in):
