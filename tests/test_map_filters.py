@@ -156,8 +156,8 @@ def test_what_is_no_coordinate_is_a_metadata_key(store: Store, text: str) -> Non
     assert not any(field.built_in for field in filters.fields(filters.parse(text)))
     if text == "map = 1":
         assert store.count(text) == 0
-    else:  # the key is there, and holds no object
-        with pytest.raises(FilterError, match='unknown field "map".*; "map".* is no object in any item'):
+    else:  # the key is there, and nothing in it is called that
+        with pytest.raises(FilterError, match='unknown field "map"'):
             store.count(text)
 
 
