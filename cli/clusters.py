@@ -289,7 +289,7 @@ def _print(found: Clustering, live: int) -> None:
     chosen = found.levels[found.level]
     lines: list[tuple[str, Any]] = [
         ("clustering", found.name),
-        ("clusters", f"{found.clusters}, of {found.items:,} items, {found.noise:,} in none"),
+        ("clusters", f"{found.clusters}, of {output.count(found.items, 'item')}, {found.noise:,} in none"),
         ("stability", chosen.stability),
     ]
     for number, level in enumerate(found.levels):

@@ -247,11 +247,11 @@ def _print(found: Direction) -> None:
     positive, negative = found.counts
     lines: list[tuple[str, Any]] = [("name", found.name), ("method", found.method)]
     if found.method == "principal":
-        lines.append(("of", f"{found.positive or 'all items'} ({positive:,} items)"))
+        lines.append(("of", f"{found.positive or 'all items'} ({output.count(positive, 'item')})"))
         lines.append(("variance explained", f"{100 * (found.explained or 0):.1f} %"))
     else:
-        lines.append(("to", f"{found.positive} ({positive:,} items)"))
-        lines.append(("from", f"{found.negative or 'all others'} ({negative:,} items)"))
+        lines.append(("to", f"{found.positive} ({output.count(positive, 'item')})"))
+        lines.append(("from", f"{found.negative or 'all others'} ({output.count(negative, 'item')})"))
         lines.append(("AUC on held-out items", "too few items" if found.auc is None else f"{found.auc:.4f}"))
     listed = (("balanced over", found.balance), ("keeps", found.keep))
     lines += [(key, ", ".join(value)) for key, value in listed if value]

@@ -88,7 +88,7 @@ def delete(store: Path, ids: tuple[str, ...], where: str | None, yes: bool, as_j
             if count and not yes:
                 if not _on_terminal():
                     raise click.UsageError(f"{count:,} items match, and there is no terminal to ask on: give --yes")
-                question = f"delete {count:,} of {len(opened):,} items from {output.printable(store)}?"
+                question = f"delete {count:,} of {output.count(len(opened), 'item')} from {output.printable(store)}?"
                 if not click.confirm(question, err=True):
                     output.say("nothing was deleted")
                     return output.FAILED
@@ -101,7 +101,7 @@ def delete(store: Path, ids: tuple[str, ...], where: str | None, yes: bool, as_j
     if as_json:
         output.emit({"deleted": deleted, "items": left})
     else:
-        click.echo(f"{deleted:,} deleted; {output.printable(store)} holds {left:,} items")
+        click.echo(f"{deleted:,} deleted; {output.printable(store)} holds {output.count(left, 'item')}")
     return 0
 
 

@@ -50,4 +50,4 @@ def export(
         return
     if done.left_out:
         output.say(f"note: {len(done.left_out):,} items have no picture and are left out (--json lists them)")
-    click.echo(f"{done.count:,} items written to {output.printable(target)}")
+    click.echo(f"{output.count(done.count, 'item')} written to {output.printable(target)}")

@@ -104,7 +104,7 @@ def duplicates(
                     "were changed meanwhile"
                 )
             if not as_json:
-                click.echo(f"{deleted:,} deleted; {output.printable(store)} holds {len(opened):,} items")
+                click.echo(f"{deleted:,} deleted; {output.printable(store)} holds {output.count(len(opened), 'item')}")
     if as_json:
         told = asdict(found)
         for group in told["groups"]:
@@ -115,7 +115,7 @@ def duplicates(
 
 def _agreed(store: Store, found: Duplicates) -> bool:
     count = len(found.surplus)
-    if click.confirm(f"delete {count:,} of {len(store):,} items, and keep one of each group?", err=True):
+    if click.confirm(f"delete {count:,} of {output.count(len(store), 'item')}, and keep one of each group?", err=True):
         return True
     output.say("nothing was deleted")
     return False
@@ -129,8 +129,9 @@ def _print(found: Duplicates, limit: int) -> None:
         click.echo()
     exact = sum(group.kind == "exact" for group in found.groups)
     click.echo(
-        f"{len(found.groups):,} groups among {found.items:,} items ({exact:,} of equal content); "
-        f"{len(found.surplus):,} items could go"
+        f"{output.count(len(found.groups), 'group')} among {output.count(found.items, 'item')} "
+        f"({exact:,} of equal content); "
+        f"{output.count(len(found.surplus), 'item')} could go"
     )
     click.echo(output.printable(found.evidence.said))
 
@@ -215,7 +216,7 @@ def outliers(
     else:
         rows = [[one.id, one.score, "; ".join(map(str, one.reasons)) or "nothing unusual"] for one in found.found]
         output.table(["id", "score", "unusual"], rows, least=3)
-        click.echo(f"{len(found.scores):,} items scored by: {', '.join(found.measured)}")
+        click.echo(f"{output.count(len(found.scores), 'item')} scored by: {', '.join(found.measured)}")
     if target is not None:
         _say_written(target, len(found.found), "items")
 
@@ -262,11 +263,11 @@ def mislabeled(
         rows = [[one.id, one.given, one.suggested, one.probability, one.confidence] for one in found.found]
         output.table(["id", key, "suggested", "probability", "of its own"], rows, least=3)
         click.echo(
-            f"{found.items:,} items compared, {found.accuracy:.1%} of them as their neighbourhood has it; "
-            + _told(found)
+            f"{output.count(found.items, 'item')} compared, {found.accuracy:.1%} of them as "
+            "their neighbourhood has it; " + _told(found)
         )
         if found.unlabelled:
-            output.say(f"note: {found.unlabelled:,} items without {key} were not compared")
+            output.say(f"note: {output.count(found.unlabelled, 'item')} without {key} not compared")
         if found.left_out:
             left = ", ".join(f"{value} ({count:,})" for value, count in list(found.left_out.items())[:10])
             output.say(f"note: too few items to compare have {left}")

@@ -210,4 +210,6 @@ def _print(report: AddReport, store: Path, total: int) -> None:
         more = ", ..." if len(report.removed) > _REMOVED_SHOWN else ""
         output.say(f"note: gone from the source, kept in the store (--prune deletes them): {shown}{more}")
     steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items() if seconds >= 0.05)
-    click.echo(f"{report}; {output.printable(store)} holds {total:,} items" + (f" ({steps})" if steps else ""))
+    click.echo(
+        f"{report}; {output.printable(store)} holds {output.count(total, 'item')}" + (f" ({steps})" if steps else "")
+    )

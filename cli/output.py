@@ -83,6 +83,12 @@ def number(value: float) -> str:
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
 
 
+def count(number: int, noun: str) -> str:
+    """So many of them: '1 item', '2,000 items'."""
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def size(count: int) -> str:
     """Bytes for people."""
     amount, unit = float(count), "bytes"

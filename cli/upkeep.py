@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from embedstore.cli import output
 from embedstore.cli.options import Bytes, bars, example, json_option, k_option, progress_option, store_argument
+
+if TYPE_CHECKING:
+    from embedstore.check import VerifyReport
 
 _VALUES_WIDTH = 60
 
@@ -42,7 +45,10 @@ def info(store: Path, as_json: bool) -> None:
                 if found["deleted_not_compacted"]
                 else []
             ),
-            *(("source", f"{origin['scope']} ({origin['items']:,} items)") for origin in found["origins"]),
+            *(
+                ("source", f"{origin['scope']} ({output.count(origin['items'], 'item')})")
+                for origin in found["origins"]
+            ),
         ]
     )
     for space in found["spaces"]:
@@ -73,7 +79,7 @@ def _space(space: dict[str, Any], target: float | None, kind: str | None, memory
         ),
     ]
     for tier in space["tiers"]:
-        text = f"{tier['factory']} over {tier['vectors']:,} vectors"
+        text = f"{tier['factory']} over {output.count(tier['vectors'], 'vector')}"
         if tier["recall"] is not None:
             low, high = tier["recall_interval"] or (None, None)
             text += f", recall@10 {tier['recall']:.4f}" + (f" ({low:.4f} to {high:.4f})" if low is not None else "")
@@ -90,7 +96,7 @@ def _space(space: dict[str, Any], target: float | None, kind: str | None, memory
         if space[kind]:
             lines.append((kind, ", ".join(space[kind])))
     if space["searched_exactly"]:
-        lines.append(("searched exactly", f"{space['searched_exactly']:,} vectors"))
+        lines.append(("searched exactly", f"{output.count(space['searched_exactly'], 'vector')}"))
     return lines
 
 
@@ -154,14 +160,25 @@ def verify(store: Path, progress: bool | None, as_json: bool) -> int:
         for problem in report.derived:
             output.say(f"note: {problem}")
         if report.leftovers:
-            output.say(f"note: {len(report.leftovers):,} files that no row names (embedstore compact removes them)")
-        click.echo(
-            f"{'whole' if report.ok else f'{len(report.problems):,} problems'}: {report.items:,} items, "
-            f"{report.batches:,} batches, {output.size(report.bytes)} compared"
-        )
+            output.say(
+                f"note: {output.count(len(report.leftovers), 'file')} that no row names (`embedstore compact` sweeps)"
+            )
+        found = "whole" if report.ok else output.count(len(report.problems), "problem")
+        compared = f"{output.count(report.batches, 'batch')}, {output.size(report.bytes)} compared"
+        click.echo(f"{found}: {output.count(report.items, 'item')}, {compared}")
     if not report.ok:
-        output.say(f"error: {store} is damaged: restore a backup, or index the damaged items again")
+        output.say(f"error: {store} is damaged: {_way_out(report, store)}")
     return 0 if report.ok else output.FAILED
+
+
+def _way_out(report: VerifyReport, store: Path) -> str:
+    if not report.mendable:
+        return "restore a backup"
+    again = f"run `embedstore compact {store}`"
+    if not report.damaged:
+        return f"{again}, which drops what differs: no item needs it"
+    counted = output.count(len(report.damaged), "item")
+    return f"restore a backup, or delete {counted} in what differs (--json lists them), {again}, and index them again"
 
 
 @click.command()
@@ -182,8 +199,10 @@ def compact(store: Path, progress: bool | None, as_json: bool) -> None:
         output.emit(asdict(report))
     else:
         click.echo(
-            f"{report.dropped:,} deleted rows dropped, {report.swept:,} leftover files swept, "
-            f"{output.size(report.freed)} freed" + (f", {report.built} index built" if report.built else "")
+            f"{output.count(report.dropped, 'deleted row')} dropped, "
+            f"{output.count(report.swept, 'leftover file')} swept, "
+            f"{output.size(report.freed)} freed"
+            + (f", {output.count(report.built, 'index tier')} built" if report.built else "")
         )
 
 
@@ -235,7 +254,9 @@ def tune(
             ],
         )
         part = "all" if report.measured == report.vectors else f"{report.measured:,} of"
-        output.say(f"note: measured with {part} {report.vectors:,} vectors, one query at a time, one thread")
+        output.say(
+            f"note: measured with {part} {output.count(report.vectors, 'vector')}, one query at a time, one thread"
+        )
     if report.chosen is None:
         least = min((one.memory for one in report.candidates if one.reached), default=0)
         way = "ask for less recall, or measure with more --rows"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from embedstore.errors import EmbedstoreError, StoreDamaged
 from embedstore.metadata import catalog, directions, items, runs
@@ -14,9 +16,7 @@ from embedstore.models import network
 from embedstore.progress import Progress
 from embedstore.truth import tiers
 from embedstore.truth.layout import MODELS, SEGMENTS, TIERS
-from embedstore.vectors.segments import checksum, fault, read_bytes
-
-_PART = 64 * 2**20
+from embedstore.vectors.segments import checksum_of, fault
 
 
 @dataclass(slots=True)
@@ -26,6 +26,8 @@ class VerifyReport:
     Attributes:
         problems: damage to the truth: sentences. Empty where all is well.
         derived: what is wrong with files that can be made again (tiers); search is right without them.
+        damaged: ids of the live items whose vectors or thumbnails lie in a batch that differs.
+        mendable: whether that is all that is wrong: without those items, the store is whole.
         leftovers: files that no row names; compact sweeps them.
         items: live items.
         batches: batches whose checksums were compared.
@@ -34,6 +36,8 @@ class VerifyReport:
 
     problems: list[str] = field(default_factory=list)
     derived: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    mendable: bool = True
     leftovers: list[str] = field(default_factory=list)
     items: int = 0
     batches: int = 0
@@ -105,7 +109,10 @@ def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyRep
         report.problems.append(f"the metadata of {unreadable} items is no JSON")
     if over:
         report.problems.append(f"{over} batches overrun the committed length of their segment")
-    _batches(directory, report, segments, batches, by_id, progress=progress)
+    damaged = _batches(directory, report, segments, batches, by_id, progress=progress)
+    if damaged:
+        report.damaged = _items_of(database, damaged, segments, thumbs, live)
+    report.mendable = len(report.problems) == len(damaged)
     for space in spaces:
         own = []
         for batch in batches:
@@ -151,8 +158,13 @@ def _batches(
     spaces: dict[int, catalog.Space],
     *,
     progress: bool,
-) -> None:
-    """Compare every batch with its checksum, and see that batches cover their segments without a gap."""
+) -> list[catalog.Batch]:
+    """Compare every batch with its checksum, and see that batches cover their segments without a gap.
+
+    Returns:
+        Those that differ.
+    """
+    damaged: list[catalog.Batch] = []
     ends = dict.fromkeys(segments, 0)
     unreadable = set()
     for segment in segments.values():
@@ -173,19 +185,41 @@ def _batches(
             ends[segment.id] = batch.start + batch.count
             if segment.id not in unreadable:
                 unit = 1 if segment.space is None else spaces[segment.space].row_bytes
-                start, length = batch.start * unit, batch.count * unit
-                pieces = [(at, min(_PART, start + length - at)) for at in range(start, start + length, _PART)]
                 path = directory / SEGMENTS / segment.name
-                if checksum(read_bytes(path, [piece])[0] for piece in pieces) != batch.checksum:
+                if checksum_of(path, batch.start * unit, batch.count * unit) != batch.checksum:
+                    damaged.append(batch)
                     report.problems.append(
                         f"{SEGMENTS}/{segment.name}: {batch.count} at {batch.start} differ from what was committed"
                     )
-                report.bytes += length
+                report.bytes += batch.count * unit
             report.batches += 1
             bar.advance()
     for number, end in ends.items():
         if end != segments[number].length:
             report.problems.append(f"{SEGMENTS}/{segments[number].name}: batches end before its committed length")
+    return damaged
+
+
+def _items_of(
+    database: Database,
+    damaged: list[catalog.Batch],
+    segments: dict[int, catalog.Segment],
+    thumbs: list[tuple[int, int, int, int]],
+    live: npt.NDArray[np.int64],
+) -> list[str]:
+    """Ids of the live items whose vectors or thumbnails lie in these batches."""
+    places = np.array(thumbs, dtype=np.int64).reshape(-1, 4)
+    hit = [np.empty(0, dtype=np.int64)]
+    for batch in damaged:
+        if segments[batch.segment].kind == "vec":
+            with suppress(StoreDamaged):  # which is a problem by itself
+                hit.append(batch.row_numbers())
+        else:
+            row, segment, start, length = places.T
+            inside = (start < batch.start + batch.count) & (batch.start < start + length)
+            hit.append(row[(segment == batch.segment) & inside])
+    with database.read() as connection:
+        return [name for _, name, _, _ in items.records(connection, np.intersect1d(np.concatenate(hit), live))]
 
 
 def _models(directory: Path, report: VerifyReport, encoders: list[tuple[str, str]]) -> None:

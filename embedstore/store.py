@@ -150,10 +150,14 @@ class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
         else:
             start = time.perf_counter()
             try:
-                if self._builder.now(check=True, progress=progress):
+                if self._builder.now(check=True, wait=False, progress=progress):
                     report.seconds["build"] = time.perf_counter() - start
-            except StoreBusy as error:  # what was indexed is committed
-                report.notes.append(f"{error}; until then what it doesn't cover is searched exactly")
+            except StoreBusy:  # what was indexed is committed
+                self._builder.later()
+                report.notes.append(
+                    "another process or thread is building the index: what it doesn't cover is searched exactly until "
+                    "whoever writes next builds the rest"
+                )
         return report
 
     def add_vectors(

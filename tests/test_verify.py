@@ -239,3 +239,39 @@ def test_a_check_changes_nothing(path: Path) -> None:
     with embedstore.open(path) as store:
         store.verify()
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("kind", ["vec", "thumb"])
+def test_damage_is_mended_by_deleting_the_items_that_it_hit(path: Path, pictured: Path, kind: str) -> None:
+    path = path if kind == "vec" else pictured
+    flip(segment(path, kind), 64 + 10 * 4 * D if kind == "vec" else 64 + 500)
+    report = check(path)
+    assert len(report.problems) == 1
+    assert report.mendable
+    with embedstore.open(path) as store:
+        kept = sorted(set(store.ids()) - set(report.damaged))
+        # Of the second batch of vectors; of all thumbnails, which are one batch.
+        assert (len(kept), len(report.damaged)) == ((20, 9) if kind == "vec" else (0, 9))
+        before = [np.asarray(store.vector(name)) for name in kept]
+        store.delete(report.damaged)
+        assert (check(path).damaged, check(path).mendable, check(path).ok) == ([], True, False)
+        store.compact()
+        assert check(path).ok
+        assert sorted(store.ids()) == kept
+        np.testing.assert_array_equal([np.asarray(store.vector(name)) for name in kept], before)
+
+
+def test_a_segment_that_is_gone_is_not_mended_by_deleting(path: Path) -> None:
+    os.truncate(segment(path), 100)
+    assert not check(path).mendable
+
+
+@pytest.mark.parametrize("kind", ["vec", "thumb"])
+def test_a_backup_never_has_damage(pictured: Path, tmp_path: Path, kind: str) -> None:
+    file = segment(pictured, kind)
+    flip(file, -1)
+    with embedstore.open(pictured) as store:
+        refused(
+            StoreDamaged, f"{file.name}: .* differ from what was committed", lambda: store.backup(tmp_path / "copy")
+        )
+    assert list(tmp_path.glob("*copy*")) == []

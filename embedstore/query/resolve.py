@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.errors import InvalidArgument, InvalidVector, SpaceMismatch, UnknownItem
+from embedstore.errors import InvalidArgument, InvalidVector, SourceError, SpaceMismatch, UnknownItem
 from embedstore.metadata import items
 from embedstore.metadata.database import Database
 from embedstore.truth.snapshot import SpaceView
@@ -80,7 +80,12 @@ def resolve(
         elif isinstance(part, (str, Path)):
             from embedstore.readers.files import read_picture
 
-            pictures.append((index, read_picture(part, _QUERY_SIDE)))
+            try:
+                pictures.append((index, read_picture(part, _QUERY_SIDE)))
+            except SourceError as error:
+                if isinstance(part, str) and _is_item(database, part):
+                    raise SourceError(f"{error}; the item of that id is asked with as store.item({part!r})") from None
+                raise
         elif (picture := as_picture(part)) is not None:
             pictures.append((index, picture))
         else:
@@ -134,6 +139,13 @@ def as_picture(value: Any) -> Picture | None:
 
         return to_picture(value)
     return None
+
+
+def _is_item(database: Database, name: str) -> bool:
+    if id_fault(name) is not None:
+        return False
+    with database.read() as connection:
+        return name in items.find(connection, [name])
 
 
 def row_of(database: Database, name: str) -> int:

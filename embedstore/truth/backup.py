@@ -17,7 +17,7 @@ from embedstore.metadata.database import Database
 from embedstore.progress import Progress
 from embedstore.truth import layout
 from embedstore.truth.writer import Writer
-from embedstore.vectors.segments import HEADER, fault
+from embedstore.vectors.segments import HEADER, checksum_of, fault
 
 _PART = 2**20
 
@@ -32,6 +32,7 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
 
     Raises:
         StoreExists: something is at the target already.
+        StoreDamaged: something differs from what was committed; nothing is left at the target.
     """
     if target.exists():
         raise StoreExists(f"{target} exists already: name a new directory for the backup")
@@ -47,6 +48,7 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
             for folder, name, length in files:
                 _copy(writer.directory / folder / name, draft / folder / name, length, target)
                 bar.advance()
+        _compare(writer.directory, draft)
         with writing(target):
             for folder in (layout.SEGMENTS, layout.TIERS, layout.MODELS, "."):
                 sync_directory(draft / folder)
@@ -85,6 +87,26 @@ def _named(directory: Path, path: Path) -> list[tuple[str, str, int]]:
             raise StoreDamaged(f"{directory}: {fingerprint[:80]!r} is no fingerprint of an encoder: restore a backup")
         names += [(layout.MODELS, f"{fingerprint}{suffix}") for suffix in (".json", ".safetensors")]
     return files + [(folder, name, -1) for folder, name in names if os.path.lexists(directory / folder / name)]
+
+
+def _compare(directory: Path, copy: Path) -> None:
+    """See that the copy is what was committed: a backup that has the damage would take the place of one that hasn't."""
+    database = Database(copy / layout.DATABASE, read_only=True)
+    try:
+        with database.read() as connection:
+            units = {space.id: space.row_bytes for space in catalog.read_spaces(connection)[0]}
+            segments = {segment.id: segment for segment in catalog.read_segments(connection)}
+            batches = catalog.read_batches(connection)
+    finally:
+        database.close()
+    for batch in batches:
+        segment = segments[batch.segment]
+        unit = 1 if segment.space is None else units[segment.space]
+        if checksum_of(copy / layout.SEGMENTS / segment.name, batch.start * unit, batch.count * unit) != batch.checksum:
+            raise StoreDamaged(
+                f"{directory / layout.SEGMENTS / segment.name}: {batch.count} at {batch.start} differ from what was "
+                f"committed: `embedstore verify {directory}` says which items are lost"
+            )
 
 
 def _copy(source: Path, copy: Path, length: int, target: Path) -> None:

@@ -77,13 +77,22 @@ class Builder:
             # A thread that is within FAISS while Python ends brings the process down.
             atexit.register(self.stop, _AT_EXIT)
 
-    def now(self, *, check: bool = False, merge: bool = False, renew: bool = False, progress: bool = False) -> int:
+    def now(
+        self,
+        *,
+        check: bool = False,
+        merge: bool = False,
+        renew: bool = False,
+        wait: bool = True,
+        progress: bool = False,
+    ) -> int:
         """Build what is due and wait for it; returns how many tiers were built here.
 
         Args:
             check: also hash the files of the tiers that are there, and make those anew that can't be trusted.
             merge: make one of several tiers.
             renew: make one of all vectors, whatever is there.
+            wait: for another process that builds, as long as the store's patience lasts.
             progress: draw bars on stderr.
 
         Raises:
@@ -92,7 +101,7 @@ class Builder:
         self.settle()
         if not (check or merge or renew) and not _may_be_due(self._writer, self._snapshots):
             return 0
-        with self._writer.building():
+        with self._writer.building(wait=wait):
             return self._build_due(check=check, merge=merge, renew=renew, progress=progress)
 
     def settle(self) -> None:

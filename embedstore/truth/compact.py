@@ -7,6 +7,7 @@ index, and whoever breaks a compact off finds the store as it was.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -161,8 +162,13 @@ def _rewrite_thumbs(
     writer: Writer, connection: Connection, segments: list[Segment], batches: list[Batch], seq: int
 ) -> None:
     old = {segment.id: writer.directory / SEGMENTS / segment.name for segment in segments if segment.kind == "thumb"}
+    kept = items.thumb_places(connection)
+    begins: dict[int, list[int]] = {number: [] for number in old}
+    for _, number, start, _ in kept:
+        begins[number].append(start)
     for batch in batches:
-        if batch.segment in old:
+        # What no item needs is left behind, whatever became of its bytes.
+        if batch.segment in old and _any_within(begins[batch.segment], batch):
             data = files.read_bytes(old[batch.segment], [(batch.start, batch.count)])[0]
             if files.checksum([data]) != batch.checksum:
                 raise StoreDamaged(
@@ -171,7 +177,7 @@ def _rewrite_thumbs(
                 )
     target: Segment | None = None
     length = 0
-    for part in _parts(items.thumb_places(connection)):
+    for part in _parts(kept):
         pieces: list[bytes] = []
         for number in dict.fromkeys(segment for _, segment, _, _ in part):
             places = [(start, size) for _, segment, start, size in part if segment == number]
@@ -195,6 +201,11 @@ def _rewrite_thumbs(
         )
         length = end
         catalog.grow_segment(connection, target.id, length)
+
+
+def _any_within(starts: list[int], batch: Batch) -> bool:
+    """Whether one of these places, ascending, lies in a batch."""
+    return bisect_left(starts, batch.start + batch.count) > bisect_left(starts, batch.start)
 
 
 def _parts(places: list[tuple[int, int, int, int]]) -> Iterator[list[tuple[int, int, int, int]]]:

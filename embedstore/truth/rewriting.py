@@ -126,12 +126,14 @@ def _merged(
     held: list[npt.NDArray[np.uint8]] = []
     size = 0
     for batch in batches:
+        rows = batch.row_numbers()
+        alive = ~np.isin(rows, stones, assume_unique=True)
+        if not alive.any():
+            continue  # whatever became of their bytes
         path = writer.directory / SEGMENTS / segments[batch.segment].name
         data = files.read_bytes(path, [(batch.start * row_bytes, batch.count * row_bytes)])[0]
         if files.checksum([data]) != batch.checksum:
             raise StoreDamaged(f"{path}: rows {batch.start} and after differ from what was committed: restore a backup")
-        rows = batch.row_numbers()
-        alive = ~np.isin(rows, stones, assume_unique=True)
         vectors = np.frombuffer(data, dtype=np.uint8).reshape(batch.count, row_bytes)
         held_rows.append(rows[alive])
         held.append(vectors[alive])

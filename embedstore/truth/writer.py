@@ -99,13 +99,13 @@ class Writer:
         return self._lock.held(purpose)
 
     @contextmanager
-    def building(self) -> Iterator[None]:
+    def building(self, *, wait: bool = True) -> Iterator[None]:
         """Be the only one who makes tiers for a block: other writers may go on.
 
         Raises:
-            StoreBusy: another process has been at it for longer than the store's patience.
+            StoreBusy: another process is at it, and has been for longer than the store's patience if this is to wait.
         """
-        with self._building(self.config.lock_seconds) as alone:
+        with self._building(self.config.lock_seconds if wait else 0.0) as alone:
             if not alone:
                 raise StoreBusy(
                     f"the index of {self.directory} is being built by another process or thread: wait for it to end"

@@ -33,6 +33,7 @@ _DTYPES = {Dtype.FLOAT32: 0, Dtype.FLOAT16: 1, Dtype.INT8: 2}
 #: two microseconds more for a row, and memory that is bounded. (Mapping all and handing pages back now and then was
 #: rejected: a fault costs more than a ``pread``.)
 _RESIDENT_BYTES = 128 * 2**20
+_PIECE = 64 * 2**20  # bytes compared at a time
 _MAPPED_NS, _READ_NS = 500.0, 3_000.0
 #: Rows asked for at once from which on the map is faster than one ``pread`` each.
 _MANY = 256
@@ -46,6 +47,12 @@ def checksum(parts: Iterable[bytes | memoryview]) -> bytes:
     for part in parts:
         digest.update(part)
     return digest.digest()
+
+
+def checksum_of(path: Path, start: int, length: int) -> bytes:
+    """The same of committed bytes of a segment file, read in pieces."""
+    ends = range(start, start + length, _PIECE)
+    return checksum(read_bytes(path, [(at, min(_PIECE, start + length - at))])[0] for at in ends)
 
 
 def _header(dimension: int, dtype: Dtype) -> bytes:
