@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,11 +41,13 @@ class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
     name = "bytes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
-        amount = 0.0 if found is None else float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")
-        if not 1 <= amount < 2**63:
-            self.fail(f"{value!r} is no amount of memory: write 500M or 2G", param, ctx)
-        return int(amount)
+        from embedstore.config import as_bytes
+        from embedstore.errors import InvalidArgument
+
+        try:
+            return as_bytes(value)
+        except InvalidArgument as error:
+            self.fail(str(error), param, ctx)
 
 
 def output_option(help: str, *, required: bool = False) -> Callable[[F], F]:

@@ -258,7 +258,7 @@ def _print_item(item: dict[str, Any]) -> None:
     lines += [(key, value) for key, value in item["metadata"].items()]
     if item["source"] is not None:
         lines.append(("(source)", item["source"]))
-    if item["size"] is not None:
+    if item["size"] is not None and any(item["size"]):  # of a vector there is none
         lines.append(("(size)", "{} × {} px".format(*item["size"])))
     for clustering, one in item["clusters"].items():
         number = "none" if one["number"] is None else one["number"] if one["name"] is None else one["name"]

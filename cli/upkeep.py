@@ -96,7 +96,8 @@ def _space(space: dict[str, Any], target: float | None, kind: str | None, memory
         if space[kind]:
             lines.append((kind, ", ".join(space[kind])))
     if space["searched_exactly"]:
-        lines.append(("searched exactly", f"{output.count(space['searched_exactly'], 'vector')}"))
+        hint = ": `embedstore compact` makes an index of them" if space["index_due"] else ""
+        lines.append(("searched exactly", output.count(space["searched_exactly"], "vector") + hint))
     return lines
 
 

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from embedstore.errors import InvalidArgument
 from embedstore.types import PROCESS_BYTES, Dtype
+
+
+def as_bytes(value: int | str) -> int:
+    """An amount of memory in bytes: a number of them, or '500M', '2G', '1.5GiB' (of 1,024 each).
+
+    Raises:
+        InvalidArgument: it is neither.
+    """
+    if isinstance(value, str):
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE)
+        amount = 0.0 if found is None else float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")
+    else:
+        amount = 0 if isinstance(value, bool) or not isinstance(value, int) else value
+    if not 1 <= amount < 2**63:
+        raise InvalidArgument(f"{value!r} is no amount of memory: write 500M or 2G, or a whole number of bytes")
+    return int(amount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +57,10 @@ class StoreConfig:
             raise InvalidArgument(f"seed is {self.seed!r}, but must be a whole number from 0 to 4,294,967,295")
         if self.factory is not None and not isinstance(self.factory, str):
             raise InvalidArgument(f"factory is {self.factory!r}, but must be a FAISS factory string such as 'HNSW32'")
-        if self.memory is not None and (
-            not isinstance(self.memory, int) or isinstance(self.memory, bool) or self.memory < 1
-        ):
-            raise InvalidArgument(f"memory is {self.memory!r}, but must be a whole number of bytes")
-        if self.memory is not None and self.memory < PROCESS_BYTES:
+        if self.memory is not None and as_bytes(self.memory) < PROCESS_BYTES:
             raise InvalidArgument(
-                f"memory is {self.memory:,} bytes, but a process that searches takes {PROCESS_BYTES:,} before it holds "
-                "a single vector: allow more"
+                f"memory is {self.memory / 2**20:,.4g} MiB, but a process that searches takes "
+                f"{PROCESS_BYTES / 2**20:,.0f} MiB before it holds a single vector: allow more"
             )
         Dtype.parse(self.dtype)
         for name in ("tail_floats", "segment_bytes", "lock_seconds"):

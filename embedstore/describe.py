@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from embedstore.config import StoreConfig
 from embedstore.errors import UnknownItem
 from embedstore.metadata import catalog, directions, items, runs
 from embedstore.metadata.database import Database
 from embedstore.truth import tiers
+from embedstore.truth.building import is_due
 from embedstore.truth.layout import disk_usage
 from embedstore.truth.snapshot import Snapshot, SpaceView
 
@@ -57,9 +59,10 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
             }
             for view in snapshot.spaces.values()
         }
-    sizes = disk_usage(directory)
+    sizes, config = disk_usage(directory), StoreConfig.from_json(settings.get("config", {}))
     spaces = []
     for view in snapshot.spaces.values():
+        end = max((tier.first + tier.count for tier in view.tiers), default=0)
         covered = sum(_alive(view, tier.first, tier.count) for tier in view.tiers)
         spaces.append(
             {
@@ -74,6 +77,7 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
                 "directions": named[view.space.name],
                 **made[view.space.name],
                 "searched_exactly": view.alive - covered,
+                "index_due": is_due(config, view.space.dimension, end, len(view.rows) - end),
                 "tiers": [
                     {
                         "name": tier.name,

@@ -14,7 +14,7 @@ import numpy as np
 from embedstore import describe
 from embedstore.compute.space import LatentSpace, Spaces
 from embedstore.compute.verbs import LatentVerbs
-from embedstore.config import StoreConfig
+from embedstore.config import StoreConfig, as_bytes
 from embedstore.encoders.loaded import Encoders
 from embedstore.errors import InvalidArgument, StoreBusy, StoreClosed, UnknownSpace
 from embedstore.ingest import spaces
@@ -47,7 +47,7 @@ def create(
     *,
     recall: float = 0.99,
     factory: str | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     dtype: str | Dtype = Dtype.FLOAT32,
     seed: int = 0,
 ) -> Store:
@@ -57,14 +57,15 @@ def create(
         path: of the new directory.
         recall: recall@10 that index tiers are tuned to.
         factory: FAISS factory string for all tiers ('HNSW32', 'IVF*,SQ8', ...); None chooses by size.
-        memory: bytes that a process which searches may take: indexes are chosen to keep to it. None: no bound.
+        memory: bytes that a process which searches may take, or '2G': indexes are chosen to keep to it. None: no bound.
         dtype: how vectors are kept on disk: 'float32', or with a loss (`types.Dtype`) 'float16' or 'int8'.
         seed: of everything random in the store.
 
     Raises:
         StoreExists: something is there already.
     """
-    config = StoreConfig(recall=recall, factory=factory, memory=memory, dtype=Dtype.parse(dtype).value, seed=seed)
+    bound = None if memory is None else as_bytes(memory)
+    config = StoreConfig(recall=recall, factory=factory, memory=bound, dtype=Dtype.parse(dtype).value, seed=seed)
     opening.create(Path(path), config)
     return Store(Path(path))
 
@@ -183,7 +184,8 @@ class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
             encoder: fingerprint of the space's encoder, where it has one: latents of another don't belong here.
 
         Returns:
-            What was added; vectors with NaN, infinity, or zero under cosine are listed as failures.
+            What was added. What can't be stored (NaN or infinity, zero under cosine, an id that is no text, metadata
+            that is no JSON) is left out and listed in ``failures``, so look there; the rest of the batch is added.
         """
         self._open()
         array = as_vectors(vectors)

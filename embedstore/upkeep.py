@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedstore import describe
+from embedstore.config import as_bytes
 from embedstore.errors import InvalidArgument, StoreBusy
 from embedstore.query import recall as recall_measure
 from embedstore.truth import backup, compact
@@ -80,7 +81,7 @@ class UpkeepVerbs:
     def tune(
         self,
         *,
-        memory: int | None = None,
+        memory: int | str | None = None,
         recall: float | None = None,
         rows: int = 1_000_000,
         space: str | None = None,
@@ -89,11 +90,11 @@ class UpkeepVerbs:
     ) -> TuneReport:
         """Build several kinds of index over the store's own vectors, measure them, and take the best.
 
-        The best is the fastest that reaches the recall within the memory; of those that are as fast, the smallest. It
-        is built, and stays the kind for what is added later.
+        The best is the fastest that reaches the recall within the memory; of those that are as fast, the one of the
+        fewest bytes a vector. It is built, and stays the kind for what is added later.
 
         Args:
-            memory: bytes that a process which searches may take (default: what the store was told, or no bound).
+            memory: bytes that a process which searches may take, or '2G' (default: as the store was told, or no bound).
             recall: recall@10 to reach (default: the store's).
             rows: at most so many vectors, 1,000 or more, are measured with.
             space: to measure in.
@@ -111,7 +112,7 @@ class UpkeepVerbs:
         if recall is not None:
             config = replace(config, recall=recall)
         if memory is not None:
-            config = replace(config, memory=memory)
+            config = replace(config, memory=as_bytes(memory))
         if apply:
             self._writer.check_writable()
         from embedstore.query import tuning

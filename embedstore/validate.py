@@ -55,7 +55,7 @@ def vector_faults(vectors: Vectors, metric: Metric) -> dict[int, str]:
     faults = {}
     for index in np.flatnonzero(suspect).tolist():
         if not np.isfinite(vectors[index]).all():
-            faults[index] = "the vector has NaN or infinity"
+            faults[index] = "the vector has NaN or infinity (or a number beyond float32)"
         elif not np.isfinite(squares[index]):
             faults[index] = "the vector is too long for float32 distances (its squared length overflows): scale it down"
         else:

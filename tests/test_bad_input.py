@@ -22,6 +22,7 @@ from embedstore.errors import (
     SpaceMismatch,
     UnknownItem,
     UnknownSpace,
+    UnreadableItem,
 )
 from embedstore.store import Store
 
@@ -83,6 +84,33 @@ def test_a_seed_must_be_a_whole_number(tmp_path: Path, seed: Any) -> None:
 def test_a_factory_must_be_one_of_faiss(tmp_path: Path, factory: Any) -> None:
     refused(InvalidArgument, "FAISS", lambda: embedstore.create(tmp_path / "new.store", factory=factory))
     assert not (tmp_path / "new.store").exists()
+
+
+def test_a_text_is_a_path_and_an_items_id_is_said_to_be_asked_otherwise(tmp_path: Path) -> None:
+    with small_store(tmp_path / "t.store") as store:
+        store.add_vectors(["a.png"], vectors(1))
+        refused(
+            UnreadableItem,
+            r"a\.png: .*; the item of that id is asked with as store\.item\('a\.png'\)",
+            lambda: store.search("a.png"),
+        )
+        assert "item" not in refused(UnreadableItem, "b.png", lambda: store.search("b.png"))
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("2G", 2**31), ("1.5GiB", 3 * 2**29), ("500m", 500 * 2**20), (2**30, 2**30), ("200000000", 200_000_000)],
+)
+def test_an_amount_of_memory_is_a_number_or_a_text(tmp_path: Path, said: Any, meant: int) -> None:
+    with embedstore.create(tmp_path / "m.store", memory=said) as store:
+        assert store.info()["memory"] == meant
+
+
+@pytest.mark.parametrize("said", ["", "2X", "-1", "much", True, 0, 1.5, "1e9"])
+def test_what_is_no_amount_of_memory_is_refused(tmp_path: Path, said: Any) -> None:
+    refused(
+        InvalidArgument, "no amount of memory: write 500M or 2G", lambda: embedstore.create(tmp_path / "m", memory=said)
+    )
 
 
 BAD_QUERIES: list[tuple[type[EmbedstoreError], str, Any]] = [

@@ -21,7 +21,7 @@ from embedstore.truth import builder
 from embedstore.truth.tiers import TierWarning
 
 from .oracle import Oracle
-from .stores import assert_answers, in_process, refused, small_store, tier_files, vectors
+from .stores import D, assert_answers, in_process, refused, small_store, tier_files, vectors
 
 
 def put(store: Store, oracle: Oracle, count: int, seed: int = 0) -> None:
@@ -138,8 +138,15 @@ def test_two_processes_never_build_at_once(path: Path) -> None:
         assert tier_files(path) == []
         refused(StoreBusy, "index of .* is being built by another process or thread", store.build)
         refused(StoreBusy, "index of .* is being built by another process or thread", store.compact)
+        begun = time.monotonic()
+        report = store.index(np.full((2, D), 0.5, dtype=np.float32), vectors=True, progress=False)
+        assert time.monotonic() - begun < 5.0  # its patience is longer: whoever only adds doesn't wait
+        assert report.added == 2
+        assert "another process or thread is building the index" in report.notes[-1]
+        store.delete([name for name in store.ids() if "/" not in name])
         other.communicate("\n")
-        assert store.build() == 1
+        store.build()  # or the thread, which has been waiting for it
+        assert len(tier_files(path)) == 1
         assert_answers(store, oracle)
 
 

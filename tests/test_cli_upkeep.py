@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 import embedstore
 
 from .commands import answer, make_digits_store, refused, run, write_vectors
+from .stores import small_store, vectors
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,38 @@ def test_info_prints_what_the_library_knows(store: Path) -> None:
     assert shown["items"] == "120"
     assert shown["vectors"] == "120 × 12, l2"
     assert shown["encoder"] == f"pca {found['spaces'][0]['fingerprint'][:12]}"
+
+
+def test_info_says_how_an_index_comes_that_was_never_built(tmp_path: Path) -> None:
+    """Of a process that was killed, or never closed the store."""
+    with small_store(tmp_path / "s", tail=10**6) as store:
+        store.add_vectors([str(i) for i in range(500)], vectors(500))
+    assert "500 vectors\n" in run("info", tmp_path / "s").stdout
+    with embedstore.open(tmp_path / "s") as store:
+        store._writer.configure(replace(store.config, tail_floats=10))
+    assert "500 vectors: `embedstore compact` makes an index of them" in run("info", tmp_path / "s").stdout
+    run("compact", tmp_path / "s")
+    assert "searched exactly" not in run("info", tmp_path / "s").stdout
+
+
+def test_get_shows_no_size_of_what_has_no_picture(tmp_path: Path) -> None:
+    write_vectors(tmp_path / "v.npy", 3)
+    run("index", tmp_path / "s", tmp_path / "v.npy", "--vectors")
+    assert "px" not in run("get", tmp_path / "s", "v/00001").stdout
+
+
+def test_verify_says_what_is_lost_and_what_mends_it(copy: Path) -> None:
+    segment = sorted((copy / "segments").glob("*.vec"))[0]
+    damaged = bytearray(segment.read_bytes())
+    damaged[-1] ^= 1
+    segment.write_bytes(damaged)
+    found = run("verify", copy, code=1)
+    assert f"delete 120 items in what differs (--json lists them), run `embedstore compact {copy}`" in found.stderr
+    names = json.loads(run("verify", copy, "--json", code=1).stdout)["damaged"]
+    run("delete", copy, *names, "--yes")
+    assert "which drops what differs" in run("verify", copy, code=1).stderr
+    run("compact", copy)
+    assert run("verify", copy).stdout.startswith("whole: 0 items")
 
 
 def test_export_writes_every_item_with_its_vector(store: Path, tmp_path: Path) -> None:

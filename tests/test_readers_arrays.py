@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import warnings
 from pathlib import Path
 
@@ -174,6 +175,11 @@ def test_damaged_files_and_pickles_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(SourceError, match=name):
             ArrayReader(tmp_path / name)
+    with pytest.raises(SourceError, match=r"d\.npy is no file of NumPy's"):
+        ArrayReader(tmp_path / "d.npy")
+    (tmp_path / "g.npy").write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(SourceError, match="holds Python objects, which are not read"):
+        ArrayReader(tmp_path / "g.npy")
     np.save(tmp_path / "e.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(SourceError, match="holds Python objects, which are not read"):
         ArrayReader(tmp_path / "e.npy")

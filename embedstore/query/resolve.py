@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.errors import InvalidArgument, InvalidVector, SourceError, SpaceMismatch, UnknownItem
+from embedstore.errors import InvalidArgument, InvalidVector, SpaceMismatch, UnknownItem, UnreadableItem
 from embedstore.metadata import items
 from embedstore.metadata.database import Database
 from embedstore.truth.snapshot import SpaceView
@@ -82,9 +82,11 @@ def resolve(
 
             try:
                 pictures.append((index, read_picture(part, _QUERY_SIDE)))
-            except SourceError as error:
+            except UnreadableItem as error:
                 if isinstance(part, str) and _is_item(database, part):
-                    raise SourceError(f"{error}; the item of that id is asked with as store.item({part!r})") from None
+                    raise UnreadableItem(
+                        f"{error}; the item of that id is asked with as store.item({part!r})"
+                    ) from None
                 raise
         elif (picture := as_picture(part)) is not None:
             pictures.append((index, picture))

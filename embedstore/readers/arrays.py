@@ -176,9 +176,10 @@ class ArrayReader:
         """(id prefix, split, source, rows, columns) of each array in a file."""
         if not path.is_file():
             raise SourceError(f"there is no file {path}")
+        begun = b""
         try:
             with path.open("rb") as file:
-                if file.read(2) != b"PK":
+                if (begun := file.read(2)) != b"PK":
                     rows = np.load(path, mmap_mode="r", allow_pickle=False)
                     return [(f"{path.stem}/", None, self._path, rows, {})]
                 file.seek(0)
@@ -195,8 +196,10 @@ class ArrayReader:
         except MemoryError:
             raise SourceError(f"{path} is damaged, or its arrays need more memory than there is") from None
         except Exception as error:  # noqa: BLE001 - damaged bytes raise whatever NumPy, zipfile, zlib and tokenize have
-            objects = re.search("pickle|Python objects", str(error))
-            reason = "holds Python objects, which are not read" if objects else f"is damaged: {error}"
+            reason = f"is damaged: {error}"
+            if re.search("pickle|Python objects", str(error)):  # for which NumPy takes whatever isn't an array
+                objects = begun[:1] == b"\x80" or re.search("Object arrays|Python objects", str(error))
+                reason = "holds Python objects, which are not read" if objects else "is no file of NumPy's"
             raise SourceError(f"{path} {reason}") from None
 
     def _choose(

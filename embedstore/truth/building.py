@@ -86,9 +86,9 @@ class Made:
 
 def is_due(config: StoreConfig, dimension: int, covered: int, tail: int) -> bool:
     """Whether so many vectors behind those that tiers cover are worth one."""
-    if tail * dimension > config.tail_floats:
-        return True
-    return config.factory not in (None, EXACT) and tail > max(NAMED, covered)
+    if config.factory == EXACT:
+        return False
+    return tail * dimension > config.tail_floats or (config.factory is not None and tail > max(NAMED, covered))
 
 
 def plan(view: SpaceView, config: StoreConfig, *, merge: bool = False, renew: bool = False) -> list[Stretch]:

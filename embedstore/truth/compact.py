@@ -173,7 +173,7 @@ def _rewrite_thumbs(
             if files.checksum([data]) != batch.checksum:
                 raise StoreDamaged(
                     f"{old[batch.segment]}: bytes {batch.start} and after differ from what was committed: "
-                    "restore a backup"
+                    f"`embedstore verify {writer.directory}` says which items are lost"
                 )
     target: Segment | None = None
     length = 0

@@ -133,7 +133,10 @@ def _merged(
         path = writer.directory / SEGMENTS / segments[batch.segment].name
         data = files.read_bytes(path, [(batch.start * row_bytes, batch.count * row_bytes)])[0]
         if files.checksum([data]) != batch.checksum:
-            raise StoreDamaged(f"{path}: rows {batch.start} and after differ from what was committed: restore a backup")
+            raise StoreDamaged(
+                f"{path}: rows {batch.start} and after differ from what was committed: `embedstore verify "
+                f"{writer.directory}` says which items are lost"
+            )
         vectors = np.frombuffer(data, dtype=np.uint8).reshape(batch.count, row_bytes)
         held_rows.append(rows[alive])
         held.append(vectors[alive])
