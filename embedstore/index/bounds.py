@@ -21,6 +21,7 @@ from embedstore.types import Metric, Vectors
 
 #: Numbers of a piece that one product looks at: beyond some 200,000 OpenBLAS wakes its threads, for one query.
 _PIECE = 2**17
+_WIDENED = 2**20  # numbers that are float64 at a time
 _SAMPLE, _ROUNDS = 1_024, 3  # rows that the directions are found by, and rounds of it
 _SHARE, _MOST, _LEAST = 3, 40, 8  # directions: one for so many dimensions; with fewer a scan takes as little
 _ROUNDING = 64 * 2.0**-53  # of sums of float64, for each dimension
@@ -75,16 +76,20 @@ class Bounds:
         grown.numbers, grown.in_vain = numbers, self.in_vain // 2  # so that it is tried again
         grown._longest, grown._pieces = self._longest, list(self._pieces)
         step, pieces = _PIECE // self._width, grown._pieces
+        some = min(step, max(1, _WIDENED // block.shape[1]))
         for start in range(known, len(block), step):
-            made, longest = self._shortened(block[start : start + step].astype(np.float64))
-            grown._longest = max(grown._longest, longest)
+            stop = min(start + step, len(block))
+            parts = [self._shortened(block[at : min(at + some, stop)]) for at in range(start, stop, some)]
+            made = np.concatenate([part for part, _ in parts], axis=1)
+            grown._longest = max(grown._longest, *(longest for _, longest in parts))
             if pieces and pieces[-1].shape[1] < step:
                 made = np.concatenate([pieces.pop(), made], axis=1)
             pieces += [np.ascontiguousarray(made[:, at : at + step]) for at in range(0, made.shape[1], step)]
         return grown
 
-    def _shortened(self, rows: Doubles) -> tuple[npt.NDArray[np.float32], float]:
+    def _shortened(self, block: Vectors) -> tuple[npt.NDArray[np.float32], float]:
         """What is kept of rows (n, d), as (width, n) along which a product is fast; and the longest row's length."""
+        rows = block.astype(np.float64)
         short, squares = rows @ self._directions, np.einsum("nd,nd->n", rows, rows)
         rest = np.maximum(squares - np.einsum("nd,nd->n", short, short), 0.0) + _ROUNDING * rows.shape[1] * squares
         columns = [short, np.sqrt(rest)[:, None]]

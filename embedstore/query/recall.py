@@ -12,7 +12,7 @@ from embedstore.progress import Progress
 from embedstore.query.search import Searcher
 from embedstore.truth.snapshot import SpaceView
 
-_TOGETHER = 256  # queries of one scan: of fewer FAISS makes no matrix product (128,000 numbers in 1.15)
+_TOGETHER = 256  # queries of one scan: of fewer a matrix product takes longer for each
 
 
 @dataclass(frozen=True, slots=True)
