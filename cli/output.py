@@ -27,6 +27,8 @@ INTERRUPTED = 130
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _SHOWN_FAILURES = 20
+#: Texts that would pass for a number, a truth value, or none.
+_OTHER = re.compile(r"[-+]?[0-9][0-9_.,]*(?:[eE][-+]?[0-9]+)?|true|false|null|\s*")
 _ELLIPSIS = "…"
 
 
@@ -126,10 +128,26 @@ def shorten(text: str, columns: int) -> str:
     return kept + _ELLIPSIS
 
 
+class _Plain(int):
+    """A number that is printed as it is, such as a year."""
+
+
+def shown(value: Any) -> Any:
+    """A value of the metadata in a table: numbers, which may be years, without commas."""
+    return _Plain(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def told(value: Any) -> Any:
+    """The same as a filter would have it: a text like '5' in quotes, for it isn't the number."""
+    return f"'{value}'" if isinstance(value, str) and _OTHER.fullmatch(value) else shown(value)
+
+
 def _cell(value: Any) -> str:
     match value:
         case None:
             return ""
+        case _Plain():
+            return str(int(value))
         case bool():
             return "true" if value else "false"
         case float() | int():

@@ -185,7 +185,7 @@ def print_hits(hits: Hits) -> None:
         output.say("nothing found")
         return
     keys = columns([hit.metadata for hit in hits])
-    rows = [[hit.id, hit.score, hit.distance, *(hit.metadata.get(key) for key in keys)] for hit in hits]
+    rows = [[hit.id, hit.score, hit.distance, *(output.shown(hit.metadata.get(key)) for key in keys)] for hit in hits]
     output.table(["id", "score", "distance", *keys], rows, least=3)
 
 
@@ -255,10 +255,10 @@ def get(store: Path, ids: tuple[str, ...], with_vector: bool, target: Path | Non
 
 def _print_item(item: dict[str, Any]) -> None:
     lines: list[tuple[str, Any]] = [("id", item["id"])]
-    lines += [(key, value) for key, value in item["metadata"].items()]
+    lines += [(key, output.told(value)) for key, value in item["metadata"].items()]
     if item["source"] is not None:
         lines.append(("(source)", item["source"]))
-    if item["size"] is not None and any(item["size"]):  # of a vector there is none
+    if item["size"] is not None:
         lines.append(("(size)", "{} × {} px".format(*item["size"])))
     for clustering, one in item["clusters"].items():
         number = "none" if one["number"] is None else one["number"] if one["name"] is None else one["name"]

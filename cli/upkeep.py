@@ -102,7 +102,7 @@ def _space(space: dict[str, Any], target: float | None, kind: str | None, memory
 
 
 def _values(field: dict[str, Any]) -> str:
-    counted = ", ".join(f"{value} ({count:,})" for value, count in field["values"].items())
+    counted = ", ".join(f"{output.told(value)} ({count:,})" for value, count in field["values"].items())
     return output.shorten(output.printable(counted), _VALUES_WIDTH) + (", ..." if field["more"] else "")
 
 

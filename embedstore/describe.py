@@ -31,7 +31,7 @@ def item(database: Database, name: str) -> dict[str, Any]:
         if found is None:
             raise UnknownItem(f"no item has the id {name!r}")
         clusters, places = runs.of_row(connection, found["row"])
-    size = None if found["width"] is None else [found["width"], found["height"]]
+    size = [found["width"], found["height"]] if found["width"] else None  # of what has no picture, 0
     return {
         "id": name,
         "metadata": found["metadata"],

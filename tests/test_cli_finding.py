@@ -245,7 +245,7 @@ def test_suspicious_labels_are_listed_with_what_they_should_be(made: Path, tmp_p
         one.id for one in got.found
     ]
     assert f"about {got.wrong} may be wrong" in shown.stdout
-    assert "note: 1 items without label were not compared" in shown.stderr
+    assert "note: 1 item without label not compared" in shown.stderr
 
 
 @pytest.mark.parametrize(

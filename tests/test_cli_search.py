@@ -143,7 +143,7 @@ def test_get_shows_what_the_library_knows(store: Path, first: str) -> None:
     assert found.pop("vector") == pytest.approx(vector.tolist())
     assert found == expected
     assert answer("get", store, *(one["id"] for one in two)) == two
-    assert f"label     {expected['metadata']['label']}" in run("get", store, first).stdout
+    assert f"label     '{expected['metadata']['label']}'" in run("get", store, first).stdout
 
 
 def test_get_writes_the_pictures_that_were_indexed(store: Path, first: str, tmp_path: Path) -> None:
@@ -256,3 +256,13 @@ def test_ids_and_metadata_that_would_move_the_cursor_are_shown_escaped(store: Pa
     run("update", store, first, "--unset", "note")
     assert "\x1b" not in shown
     assert "\\x1b[31mred\\x0aline" in shown
+
+
+def test_values_are_told_apart_as_filters_do(tmp_path: Path) -> None:
+    metadata = [{"n": 1901, "t": "5", "b": True, "f": 0.5, "e": "", "w": "true"}, {"n": 70000, "t": "x", "b": "b"}]
+    with embedstore.create(tmp_path / "v.store") as store:
+        store.add_vectors(["a", "b"], np.eye(2, dtype=np.float32), metadata)
+    shown = dict(line.split(maxsplit=1) for line in run("get", tmp_path / "v.store", "a").stdout.splitlines())
+    assert shown == {"id": "a", "n": "1901", "t": "'5'", "b": "true", "f": "0.5000", "e": "''", "w": "'true'"}
+    assert "70000" in run("search", tmp_path / "v.store", "a").stdout
+    assert "'5' (1), x (1)" in run("info", tmp_path / "v.store").stdout

@@ -105,7 +105,8 @@ class _Run:
         """What the user should know of the run as a whole."""
         notes = []
         if self.again:
-            notes.append(f"{self.again:,} ids came more than once: the last of each is kept")
+            plural = "s" * (self.again > 1)
+            notes.append(f"{self.again:,} id{plural} came more than once: the last of each is kept")
         if self.restored:
             notes.append(
                 f"{self.restored:,} items took over what their source says now: it is the authority for them, so that "

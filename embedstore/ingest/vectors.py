@@ -51,7 +51,8 @@ def add_vectors(
     except TypeError:
         raise InvalidArgument("every id must be text: one of them is a list or a dict") from None
     if len(last) < len(ids):
-        report.notes.append(f"{len(ids) - len(last)} ids came more than once: the last of each is kept")
+        again = len(ids) - len(last)
+        report.notes.append(f"{again:,} id{'s' * (again > 1)} came more than once: the last of each is kept")
     for index in last:
         fault = faults.get(index) or id_fault(ids[index])
         if fault is None and metadata is not None:
