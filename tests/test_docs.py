@@ -6,6 +6,7 @@ import gzip
 import http.server
 import importlib.util
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -160,3 +161,9 @@ def test_a_download_that_is_damaged_is_no_download(demo: ModuleType, tmp_path: P
         assert demo.from_home(tmp_path / "data") is None
         server.shutdown()
     assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_the_reference_is_what_the_docstrings_say() -> None:
+    """``python docs/reference.py > docs/python.md`` writes it."""
+    written = runpy.run_path(str(ROOT / "docs" / "reference.py"))["reference"]()
+    assert (ROOT / "docs" / "python.md").read_text() == written
