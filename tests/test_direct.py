@@ -49,6 +49,23 @@ def stored(path: Path, factory: str, metric: str = "l2") -> Store:
     return store
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, 1e20])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("factory", ["IVF16,Flat", "HNSW16,Flat", "HNSW16,SQ8", "IVF16,SQ8", "Flat"])
+def test_a_query_that_is_not_finite_is_refused_on_every_way(
+    tmp_path: Path, factory: str, metric: str, value: float
+) -> None:
+    """In lists it isn't looked for: nothing is found, and then it is."""
+    with stored(tmp_path / "n.store", factory, metric) as store:
+        rng = np.random.default_rng(3)
+        for number in range(20):
+            query = QUERIES[number].copy()
+            query[rng.choice(D, 1 + number % 3, replace=False)] = value
+            with pytest.raises(InvalidVector, match=r"NaN or infinity|too long"):
+                store.search(query)
+            assert store.search(QUERIES[number]).ids == store.search(QUERIES[number : number + 1])[0].ids
+
+
 def is_direct(store: Store, k: int = 10) -> bool:
     return store._searcher.engine.direct(store._view(None), k, None) is not None
 

@@ -17,6 +17,7 @@ import embedstore
 from embedstore.config import StoreConfig
 from embedstore.durable import WriteLock
 from embedstore.errors import StoreBusy, StoreReadOnly
+from embedstore.metadata import watch
 from embedstore.metadata.database import Clock, stamping_ns
 from embedstore.store import Store
 from embedstore.truth import opening
@@ -87,8 +88,13 @@ def test_a_reader_in_another_process_sees_each_commit_at_its_next_query(path: Pa
         end(reader)
 
 
-def test_two_commits_within_one_tick_of_the_clock_are_both_seen(path: Path) -> None:
+@pytest.mark.parametrize("mapped", [True, False])
+def test_two_commits_within_one_tick_of_the_clock_are_both_seen(
+    path: Path, mapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """File systems stamp in ticks of milliseconds: a time that recent tells nothing."""
+    if not mapped:
+        monkeypatch.setattr(watch, "_mapped", lambda path: None)
     with small_store(path) as store, embedstore.open(path, read_only=True) as reader:
         for number in range(30):
             store.add_vectors([f"{number}"], vectors(1, seed=number))

@@ -99,3 +99,13 @@ def inner_parameters(core: Any, value: int, selector: Any = None) -> Any:
         parameters.sel = selector
         parameters.selector = selector  # SWIG holds a bare pointer: this reference keeps the object alive
     return parameters
+
+
+def minds_nan(index: Any) -> bool:
+    """Whether a query that isn't finite may lead astray, as on a walk through a graph; in lists it finds nothing."""
+    found = faiss.downcast_index(index)
+    if isinstance(found, faiss.IndexFlat):
+        return False
+    return not (
+        isinstance(found, faiss.IndexIVFFlat) and isinstance(faiss.downcast_index(found.quantizer), faiss.IndexFlat)
+    )

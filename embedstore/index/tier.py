@@ -46,6 +46,7 @@ class Tier:
         left: how many of them the index still has: see `pruned`.
         is_flat: whether the index looks at every row.
         projects: whether the index brings a query into another space first, by a matrix product.
+        minds_nan: whether FAISS may go astray with a query that isn't finite.
         finished: the FAISS index whose own distances are exact, so that nothing has to be re-ranked; or None.
     """
 
@@ -59,6 +60,7 @@ class Tier:
     left: int = field(init=False)
     is_flat: bool = field(init=False)
     projects: bool = field(init=False)
+    minds_nan: bool = field(init=False)
     finished: Any = field(init=False)
     _limit: int = field(init=False, repr=False)
     _is_graph: bool = field(init=False, repr=False)
@@ -80,6 +82,7 @@ class Tier:
         object.__setattr__(self, "finished", finished)
         object.__setattr__(self, "is_flat", isinstance(faiss.downcast_index(self.index), faiss.IndexFlat))
         object.__setattr__(self, "_is_inverted", isinstance(knobs.inner(self.index), faiss.IndexIVF))
+        object.__setattr__(self, "minds_nan", knobs.minds_nan(self.index))
         bits = 8 * core.code_size / core.d if isinstance(core := knobs.inner(self.index), faiss.IndexIVF) else 8
         object.__setattr__(self, "_is_coarse", bits < 8)
         object.__setattr__(self, "_is_graph", isinstance(knobs.inner(self.index), faiss.IndexHNSW))

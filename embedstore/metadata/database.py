@@ -38,8 +38,8 @@ class Database:
     """``store.db`` of one store. Thread-safe: each ``read``/``write`` has a connection of its own while it lasts.
 
     The journal is SQLite's rollback journal: before SQLite 3.51.3 a WAL database under several connections can be
-    corrupted, and readers of a rollback-journal database notice a commit by the file's modification time, which costs
-    a hundredth of a query (see ``Clock``). It is emptied rather than removed, which spares two syncs of the directory a
+    corrupted, and readers of a rollback-journal database notice a commit by a number in the file's header, for next to
+    nothing (see `watch`). It is emptied rather than removed, which spares two syncs of the directory a
     commit; ``synchronous=EXTRA`` makes either way durable.
 
     Args:
@@ -183,7 +183,7 @@ def stamping_ns() -> int:
 
 
 class Clock:
-    """Says whether ``store.db`` may have changed since it was last read, in two microseconds.
+    """Says whether ``store.db`` may have changed since it was last read, by its time: where `watch` can't do better.
 
     A commit writes the file's pages before it becomes visible, so its modification time moves first: an unchanged,
     settled time means that there is no newer commit. A time so recent that two commits could share it (file systems

@@ -44,6 +44,7 @@ class Direct:
 
     Attributes:
         bounds: of blocks that have some, by the row of their first position.
+        minds_nan: whether a query has to be known to be finite.
         view: of the space.
         metric: of the space.
         rows: of its positions.
@@ -67,6 +68,7 @@ class Direct:
         "_wide",
         "bounds",
         "metric",
+        "minds_nan",
         "rows",
         "shape",
         "shift",
@@ -89,6 +91,7 @@ class Direct:
         self._wide = k if view.live is None else k + _SPARE
         self._others: list[_Search] = []
         self._tiers = [tier for tier in tiers if tier.held is not None]  # whose distances not every query can be told
+        self.minds_nan = not self._is_l2 or any(tier.minds_nan for tier in tiers)
         self._plans: list[dict[str, Any]] = []
         for tier in tiers:
             parameters, candidates, value = tier.finishing(k, recall)
@@ -107,7 +110,7 @@ class Direct:
         """Distances and positions (k,) of the nearest; None where the whole engine is needed.
 
         Args:
-            query: float32 (d,), C-contiguous and finite. (FAISS's walk through a graph isn't safe with NaN.)
+            query: float32 (d,), C-contiguous, and finite where `minds_nan`.
         """
         if self._tiers and not all(tier.finishes(query) for tier in self._tiers):
             return None

@@ -79,7 +79,7 @@ class Searcher:
             or query.dtype is not _FLOAT32
             or query.shape != direct.shape
             or not query.flags.c_contiguous
-            or not _can_be_asked(query, direct.metric)
+            or (direct.minds_nan and not _can_be_asked(query, direct.metric))
         ):
             return None
         found = direct.ask(query)
@@ -294,8 +294,7 @@ class Searcher:
 def _can_be_asked(query: Vectors, metric: Metric) -> bool:
     """Whether a vector is finite, and not so long that its distances are none; what else it is `search` says.
 
-    Of l2 the distances tell that themselves. (A product would tell of both, and let go of Python's lock.) FAISS's walk
-    through a graph isn't safe with NaN.
+    Of l2 the distances tell that themselves. (A product would tell of both, and let go of Python's lock.)
     """
     if b"\0" in np.isfinite(query).tobytes():
         return False

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from embedstore.errors import StoreDamaged, UnknownSpace
 from embedstore.metadata import catalog
 from embedstore.metadata.catalog import Segment, Space, TierRecord
-from embedstore.metadata.database import Clock, Database, stamping_ns
+from embedstore.metadata.database import Database
 from embedstore.metadata.items import HotReader
+from embedstore.metadata.watch import Watch
 from embedstore.truth.layout import SEGMENTS
 from embedstore.vectors.segments import SegmentVectors
 
@@ -82,7 +83,7 @@ class Snapshots:
     def __init__(self, directory: Path, database: Database) -> None:
         self._directory = directory
         self._database = database
-        self._clock = Clock(database.path)
+        self._watch = Watch(database.path)
         self._lock = threading.Lock()
         self._local = threading.local()
         self._hot: weakref.WeakSet[HotReader] = weakref.WeakSet()  # of threads that live
@@ -90,16 +91,15 @@ class Snapshots:
 
     def current(self) -> Snapshot:
         """The newest commit."""
-        # In this order: what another thread renews in between is set before the clock has settled on it.
-        if not self._clock.changed(stamping_ns()) and (snapshot := self._current) is not None:
+        # In this order: what another thread renews in between is set before the watch has settled on it.
+        if not self._watch.changed() and (snapshot := self._current) is not None:
             return snapshot
         with self._lock:
-            taken = stamping_ns()
-            stamp = self._clock.stamp()
+            stamp = self._watch.stamp()
             snapshot = self._current
             if snapshot is None or self.hot().seq() != snapshot.seq:
                 snapshot = self._current = self._read(snapshot)
-            self._clock.settle(stamp, taken)
+            self._watch.settle(stamp)
             return snapshot
 
     def known(self) -> Snapshot:
