@@ -156,8 +156,8 @@ class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
             except StoreBusy:  # what was indexed is committed
                 self._builder.later()
                 report.notes.append(
-                    "another process or thread is building the index: what it doesn't cover is searched exactly until "
-                    "whoever writes next builds the rest"
+                    "the index is being built by another process or thread: what it doesn't cover is searched exactly "
+                    "until whoever writes next builds the rest"
                 )
         return report
 

@@ -142,7 +142,7 @@ def test_two_processes_never_build_at_once(path: Path) -> None:
         report = store.index(np.full((2, D), 0.5, dtype=np.float32), vectors=True, progress=False)
         assert time.monotonic() - begun < 5.0  # its patience is longer: whoever only adds doesn't wait
         assert report.added == 2
-        assert "another process or thread is building the index" in report.notes[-1]
+        assert "the index is being built by another process or thread" in report.notes[-1]
         store.delete([name for name in store.ids() if "/" not in name])
         other.communicate("\n")
         store.build()  # or the thread, which has been waiting for it

@@ -97,12 +97,17 @@ class Watch:
         self._stat, self._next_look = stamp.time, time.monotonic() + _LOOK
         self._seen = stamp.counter if is_whole else -1
 
+    def close(self) -> None:
+        """Let go of the mapping."""
+        self._count = self._header = None
+
     def _map(self) -> None:
         """Map the header, where that can be done; what was read before isn't known by its count."""
         if (address := _mapped(self._path)) is None:
             return
-        weakref.finalize(self, _unmap, address)
-        header = memoryview((ctypes.c_ubyte * _HEADER).from_address(address)).cast("B")
+        mapped = (ctypes.c_ubyte * _HEADER).from_address(address)
+        weakref.finalize(mapped, _unmap, address)  # once nothing looks at it any more, in whatever thread
+        header = memoryview(mapped).cast("B")
         if bytes(header[: len(_MAGIC)]) == _MAGIC:
             self._header, self._count = header, header[_COUNTER].cast("I")
 

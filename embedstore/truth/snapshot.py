@@ -119,6 +119,7 @@ class Snapshots:
         for reader in list(self._hot):
             reader.close()
         self._local = threading.local()
+        self._watch.close()
         self._current = None
 
     def _read(self, previous: Snapshot | None) -> Snapshot:
