@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from beside import peers
 from encoder import read_idx
-from sets import Data, K, Vectors, head, ids_of, made, recall, row, timed, warm
+from sets import Data, K, Vectors, head, ids_of, made, numbers, recall, row, timed, warm
 
 import embedstore
 from embedstore.store import Store
@@ -68,9 +68,11 @@ def single(data: Data, factories: list[str], rounds: int, size: int, target: str
         f"{data.name}, one query at a time", "parameter", "recall@10", "queries/s", "store's speed over it", "to reach"
     )
     with embedstore.open(data.path, read_only=True) as store:
-        asks: dict[str, Callable[[Any], Any]] = {"store": lambda query: ids_of(store.search(query, K))}
+        asks: dict[str, Callable[[Any], Any]] = {"store": lambda query: store.search(query, K).ids}
         warm(store, data)
-        own = recall([asks["store"](query) for query in data.queries[-1_000:]], data.truth(data.queries[-1_000:]))
+        own = recall(
+            numbers([asks["store"](query) for query in data.queries[-1_000:]]), data.truth(data.queries[-1_000:])
+        )
         parameters: dict[str, Any] = {"store": "tuned"}
         for factory in factories:
             index = faiss.index_factory(data.base.shape[1], factory)
@@ -93,7 +95,7 @@ def compare(
         for name, ask in asks.items():
             took, answers = timed(ask, part)
             seconds[name].append(took)
-            found[name] += answers
+            found[name] += numbers(answers)
     truth = data.truth(data.queries[: rounds * size])
     for name in asks:
         ratio = np.median(np.divide(seconds[name], seconds["store"]))
@@ -252,7 +254,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas: %(default)s")
     args = parser.parse_args()
     chosen = args.only.split(",")
-    rounds, size = (5, 300) if args.quick else (12, 600)
+    rounds, size = (5, 1_000) if args.quick else (7, 1_000)
     faiss.omp_set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="search-") as folder:
         work = args.keep or Path(folder)

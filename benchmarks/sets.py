@@ -76,6 +76,11 @@ def ids_of(hits: Any) -> list[int]:
     return [int(one) for one in hits.ids]
 
 
+def numbers(answers: Any) -> list[list[int]]:
+    """Answers as ids or row numbers, as numbers: not while it is timed."""
+    return [list(map(int, answer)) for answer in answers]
+
+
 def timed(ask: Callable[[Any], Any], queries: Any) -> tuple[float, list[Any]]:
     """Seconds a query, and the answers."""
     start = time.perf_counter()
