@@ -139,6 +139,8 @@ def shown(value: Any) -> Any:
 
 def told(value: Any) -> Any:
     """The same as a filter would have it: a text like '5' in quotes, for it isn't the number."""
+    if value is None:
+        return "null"
     return f"'{value}'" if isinstance(value, str) and _OTHER.fullmatch(value) else shown(value)
 
 

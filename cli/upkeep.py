@@ -102,7 +102,10 @@ def _space(space: dict[str, Any], target: float | None, kind: str | None, memory
 
 
 def _values(field: dict[str, Any]) -> str:
-    counted = ", ".join(f"{output.told(value)} ({count:,})" for value, count in field["values"].items())
+    # Of what is counted, true and false come as a filter has them, together with texts that spell them.
+    truths = ("true", "false")
+    told = ((value if value in truths else output.told(value), count) for value, count in field["values"].items())
+    counted = ", ".join(f"{value} ({count:,})" for value, count in told)
     return output.shorten(output.printable(counted), _VALUES_WIDTH) + (", ..." if field["more"] else "")
 
 

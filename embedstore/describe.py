@@ -10,6 +10,7 @@ import numpy as np
 
 from embedstore.config import StoreConfig
 from embedstore.errors import UnknownItem
+from embedstore.index import sizes
 from embedstore.metadata import catalog, directions, items, runs
 from embedstore.metadata.database import Database
 from embedstore.truth import tiers
@@ -59,7 +60,7 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
             }
             for view in snapshot.spaces.values()
         }
-    sizes, config = disk_usage(directory), StoreConfig.from_json(settings.get("config", {}))
+    used, config = disk_usage(directory), StoreConfig.from_json(settings.get("config", {}))
     spaces = []
     for view in snapshot.spaces.values():
         end = max((tier.first + tier.count for tier in view.tiers), default=0)
@@ -77,7 +78,8 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
                 "directions": named[view.space.name],
                 **made[view.space.name],
                 "searched_exactly": view.alive - covered,
-                "index_due": is_due(config, view.space.dimension, end, len(view.rows) - end),
+                "index_due": len(view.rows) >= sizes.fewest(config.factory)
+                and is_due(config, view.space.dimension, end, len(view.rows) - end),
                 "tiers": [
                     {
                         "name": tier.name,
@@ -103,7 +105,7 @@ def store(directory: Path, database: Database, snapshot: Snapshot, settings: dic
         "fields": fields,
         "origins": origins,
         "deleted_not_compacted": waiting,
-        "bytes": dict(sorted(sizes.items())) | {"total": sum(sizes.values())},
+        "bytes": dict(sorted(used.items())) | {"total": sum(used.values())},
     }
 
 

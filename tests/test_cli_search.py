@@ -266,3 +266,4 @@ def test_values_are_told_apart_as_filters_do(tmp_path: Path) -> None:
     assert shown == {"id": "a", "n": "1901", "t": "'5'", "b": "true", "f": "0.5000", "e": "''", "w": "'true'"}
     assert "70000" in run("search", tmp_path / "v.store", "a").stdout
     assert "'5' (1), x (1)" in run("info", tmp_path / "v.store").stdout
+    assert "true (1), b (1)" in run("info", tmp_path / "v.store").stdout

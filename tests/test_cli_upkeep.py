@@ -47,6 +47,11 @@ def test_info_says_how_an_index_comes_that_was_never_built(tmp_path: Path) -> No
     assert "500 vectors: `embedstore compact` makes an index of them" in run("info", tmp_path / "s").stdout
     run("compact", tmp_path / "s")
     assert "searched exactly" not in run("info", tmp_path / "s").stdout
+    with small_store(tmp_path / "t", tail=10, factory="IVF4096,Flat") as store:
+        store.add_vectors([str(i) for i in range(500)], vectors(500))
+        with pytest.warns(UserWarning, match="can't be trained"):
+            store.build()
+    assert "500 vectors\n" in run("info", tmp_path / "t").stdout  # for which there can't be one
 
 
 def test_get_shows_no_size_of_what_has_no_picture(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 
 import embedstore
+from embedstore.config import StoreConfig
 from embedstore.errors import StoreDamaged
 from embedstore.query import engine
 from embedstore.store import Store
-from embedstore.truth import building
+from embedstore.truth import building, opening
 
 from .oracle import Oracle
+from .pictures import noise
 from .stores import D, add, assert_answers, filled, small_store, tier_files, vectors
 
 
@@ -191,3 +194,58 @@ def test_compact_of_a_damaged_segment_changes_nothing(path: Path) -> None:
         with pytest.raises(StoreDamaged, match="differ from what was committed"):
             store.compact()
         assert sorted(path.glob("*/*")) == named
+
+
+def test_pictures_that_come_and_go_meanwhile_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New thumbnails, in a new segment, too; of items whose metadata changed, which keep theirs; and deleted ones."""
+    shown = {f"{i:05d}": noise(seed=i) for i in range(40)}
+    path = tmp_path / "p.store"
+    opening.create(path, StoreConfig(segment_bytes=900, factory="Flat", tail_floats=10))
+    with Store(path) as store, Store(path) as other:
+        store.index(np.stack([shown[f"{i:05d}"] for i in range(30)]), encoder="pca", dimension=4, progress=False)
+        store.delete(["00003", "00029"])
+
+        def write() -> None:
+            other.add([embedstore.Item(f"{i:05d}", picture=shown[f"{i:05d}"]) for i in range(30, 40)])
+            other.update("00005", metadata={"x": 1})
+            other.update("00031", metadata={"x": 2})
+            other.update("00007", picture=shown["00008"])
+            other.delete(["00009", "00033"])
+
+        while_it_builds(monkeypatch, write)
+        assert store.compact().dropped == 2
+        for gone in ("00003", "00009", "00029", "00033"):
+            shown.pop(gone)
+        shown["00007"] = shown["00008"]
+        for _ in range(2):
+            assert store.verify().problems == []
+            assert sorted(store.ids()) == sorted(shown)
+            for name, image in zip(shown, store.images(list(shown)), strict=True):
+                np.testing.assert_array_equal(np.asarray(image), shown[name])
+            store.compact()
+        assert sum(file.stat().st_size - 64 for file in path.glob("segments/*.thumb")) == len(shown) * 8 * 8 * 3
+
+
+def test_what_was_written_is_not_given_up_for_a_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others may hold it for longer than anybody's patience: a backup does."""
+    oracle = filled(path, lock_seconds=0.05)
+    with embedstore.open(path) as store, embedstore.open(path) as other:
+        delete(store, oracle, ["b0/1"])
+        held, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with other._writer.frozen("making a backup"):
+                held.set()
+                done.wait(0.5)
+
+        thread = threading.Thread(target=hold)
+
+        def begin() -> None:
+            thread.start()
+            assert held.wait(10)
+
+        while_it_builds(monkeypatch, begin)
+        assert store.compact().dropped == 1
+        thread.join()
+        assert_answers(store, oracle)
+        assert store.verify().ok

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from embedstore.errors import InvalidArgument
 from embedstore.index import exact
+from embedstore.index.bindings import faiss
 from embedstore.types import Metric
 
 Array = Any
@@ -219,3 +221,37 @@ def test_search_of_nothing_is_padding() -> None:
 def test_k_below_one_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="k must be at least 1, not 0"):
         exact.search([], np.ones((1, 4), dtype=np.float32), 0, Metric.L2)
+
+
+def test_an_exact_batch_changes_nothing_for_others() -> None:
+    """FAISS's bound for products is the process's: a search beside it would take values that have lost digits."""
+    seen, stop = [], threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.append(int(faiss.cvar.distance_compute_blas_threshold))
+
+    before = int(faiss.cvar.distance_compute_blas_threshold)
+    base = np.random.default_rng(0).normal(size=(5_000, 64)).astype(np.float32)
+    thread = threading.Thread(target=look)
+    thread.start()
+    for count in (10, 100, 600, 2_500):
+        exact.search([(0, base)], base[:count], 10, Metric.L2)
+    stop.set()
+    thread.join()
+    assert set(seen) == {before}
+
+
+@pytest.mark.parametrize("count", [9, 10, 499, 500, 501, 1_999, 2_000, 2_001])
+@pytest.mark.parametrize("metric", list(Metric))
+def test_batches_that_are_padded_to_make_products_answer_as_single_queries_do(count: int, metric: Metric) -> None:
+    rng = np.random.default_rng(count)
+    base = rng.normal(size=(300, 64)).astype(np.float32)
+    base[50] = base[10]
+    queries = np.concatenate([base, rng.normal(size=(max(0, count - 300), 64)).astype(np.float32)])[:count]
+    far, near = exact.search([(0, base)], queries, 7, metric)
+    assert far.shape == near.shape == (count, 7)
+    for index in rng.choice(count, 9, replace=False):
+        one = exact.search([(0, base)], queries[index : index + 1], 7, metric)
+        np.testing.assert_array_equal(near[index], one[1][0])
+        np.testing.assert_array_equal(far[index], one[0][0])

@@ -177,6 +177,49 @@ def test_what_is_mapped_is_given_back(path: Path, database: Database) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
 
 
+@on_linux
+def test_a_search_at_exit_finds_the_header_still_mapped(path: Path) -> None:
+    code = """
+        import atexit, sys, time
+        atexit.register(lambda: print(len(store.search(query, k=1))))
+        import numpy as np
+        import embedstore
+        store, query = embedstore.open(sys.argv[1], read_only=True), np.zeros(4, np.float32)
+        for _ in range(5):
+            store.search(query, k=1)
+        time.sleep(0.1)
+        store.search(query, k=1)
+    """
+    assert in_process(code, path) == ["1"]
+
+
+def test_closing_beside_searches_never_brings_the_process_down(path: Path) -> None:
+    code = """
+        import sys, threading
+        import numpy as np
+        import embedstore
+        from embedstore.errors import EmbedstoreError
+        for _ in range(40):
+            store = embedstore.open(sys.argv[1])
+            def ask(number):
+                try:
+                    while True:
+                        store.search(np.full(4, number, np.float32), k=1).ids
+                        if number == 0:
+                            store.update("a", metadata={"x": 1})
+                except (EmbedstoreError, KeyError, AttributeError, TypeError, ValueError):
+                    pass
+            threads = [threading.Thread(target=ask, args=(number,)) for number in range(3)]
+            for thread in threads:
+                thread.start()
+            store.close()
+            for thread in threads:
+                thread.join()
+        print("done")
+    """
+    assert in_process(code, path)[-1:] == ["done"]
+
+
 def sees_each_commit(store: Store, reader: Store) -> None:
     for number in range(10):
         store.add_vectors([f"n{number}"], vectors(1, seed=50 + number))

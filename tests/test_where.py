@@ -272,12 +272,15 @@ def test_known_fields_and_built_in_ones_pass() -> None:
         ("camera.zzz = 1", "unknown field camera.zzz; known are camera.body, camera.lens, camera.none"),
         ("camera.body.mount = 1", "unknown field camera.body.mount; camera.body is no object in any item"),
         ("Camera.lens = 1", "unknown field Camera.lens; did you mean camera?"),
+        ('"größe".y = 1', "known are größe.x"),
+        ('"qu""ote".typo = 1', 'known are "qu""ote".f'),
         ("geo.plase = 1", "unknown field geo.plase; did you mean geo.place?"),
     ],
 )
 @pytest.mark.parametrize("ask", ["search", "count"])
 def test_a_mistyped_key_within_an_object_is_pointed_at(tmp_path: Path, text: str, said: str, ask: str) -> None:
-    metadata = [{"camera": {"lens": 5, "body": "x", "none": None}}, {"geo": {"place": 1}}, {}]
+    odd = {"größe": {"x": 1}, 'qu"ote': {"f": 1}}
+    metadata = [{"camera": {"lens": 5, "body": "x", "none": None}}, {"geo": {"place": 1}}, odd]
     with embedstore.create(tmp_path / "nested.store") as store:
         store.add_vectors(["a", "b", "c"], np.eye(3, dtype=np.float32), metadata)
         with pytest.raises(FilterError) as caught:

@@ -20,9 +20,8 @@ decimal come back in random order as soon as there are 20 queries), and its sele
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +36,10 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 Blocks: TypeAlias = Sequence[tuple[int, Vectors]]
 
 _BATCH = 10  # from here on a matrix product is faster than one scan per query
-#: Numbers of queries from which FAISS makes one. Its own bound has been 128,000 since 1.14: 1,000 queries of 64 took 5
-#: times as long as with a product, 100 queries of 784 8 times.
-_PRODUCT, _FAISS_S = 1, int(faiss.cvar.distance_compute_blas_threshold)
+#: Numbers of queries from which FAISS makes one; with fewer it takes 5 times as long for a query of 64 numbers, 9 times
+#: for one of 784. (The bound is the process's: to lower it for a call would change what other threads are computing.)
+_PRODUCT = int(faiss.cvar.distance_compute_blas_threshold)
+_PADDED = 4  # copies of queries are added where at most so many times as many make a product
 _QUERIES = 2048  # of a batch at a time
 _SCAN_ROWS = 1 << 20
 _DECODED_ROWS = 1 << 15  # of blocks that aren't float32 already, at a time
@@ -235,6 +235,10 @@ def _batch(
     positions: list[Positions] = []
     last: list[npt.NDArray[np.float32]] = []  # the farthest computed value per piece that was not searched to its end
     probes = queries / lengths[:, None].astype(np.float32) if metric is Metric.COSINE else queries
+    asked = max(len(queries), -(-_PRODUCT // dimension))
+    asked = asked if asked <= _PADDED * len(queries) else len(queries)
+    if asked > len(queries):
+        probes = cast("Vectors", np.resize(probes, (asked, dimension)))
     copied = metric is Metric.COSINE or among is not None
     step = max(1024, _COPY_BYTES // (4 * dimension)) if copied else _SCAN_ROWS
     for first, piece, piece_norms, rows in _pieces(blocks, among, known, step):
@@ -245,12 +249,12 @@ def _batch(
         if metric is Metric.COSINE:
             piece = np.divide(piece, np.maximum(sizes, TINY)[:, None], dtype=np.float32)
         width = min(k + PADDING, len(piece))
-        values = np.empty((len(queries), width), dtype=np.float32)
-        labels = np.empty((len(queries), width), dtype=np.int64)
+        values = np.empty((asked, width), dtype=np.float32)
+        labels = np.empty((asked, width), dtype=np.int64)
         knn = faiss.knn_L2sqr if metric is Metric.L2 else faiss.knn_inner_product
-        arguments = (dimension, len(queries), len(piece), width, _ptr(values), _ptr(labels))
-        with _products():
-            knn(_ptr(probes), _ptr(piece), *arguments)
+        arguments = (dimension, asked, len(piece), width, _ptr(values), _ptr(labels))
+        knn(_ptr(probes), _ptr(piece), *arguments)
+        values, labels = values[: len(queries)], labels[: len(queries)]
         if metric is not Metric.L2:
             np.negative(values, out=values)
         near.append(values)
@@ -286,16 +290,6 @@ def _batch(
     for i in np.flatnonzero(~proven):
         distance[i : i + 1], nearest[i : i + 1] = _scan(queries[i], blocks, k, metric, among, known)
     yield distance, nearest
-
-
-@contextmanager
-def _products() -> Iterator[None]:
-    """Have FAISS compute distances by matrix products. The bound is the process's: another thread may find either."""
-    faiss.cvar.distance_compute_blas_threshold = _PRODUCT
-    try:
-        yield
-    finally:
-        faiss.cvar.distance_compute_blas_threshold = _FAISS_S
 
 
 def take(blocks: Blocks, positions: Positions) -> Vectors:

@@ -34,6 +34,12 @@ def holds_vectors(factory: str) -> bool:
     return flat and not re.match("PCA|OPQ|RR|L2norm", factory)
 
 
+def fewest(factory: str | None) -> int:
+    """Vectors that an index of this factory string needs at least: one for each list."""
+    found = re.search(r"IVF(\d+)", factory or "")
+    return int(found[1]) if found else 1
+
+
 def per_vector(factory: str, dimension: int) -> float:
     """Bytes a vector of an index by its factory string; what isn't known counts as float32."""
     parts = factory.split(",")

@@ -19,6 +19,7 @@ from embedstore.metadata import items
 _PLAIN = frozenset(string.printable) - frozenset('"\\\t\n\r\x0b\x0c')
 
 
+_DEEPEST = 30  # keys of a path that are looked up: SQLite joins 64 tables
 #: Gives the keys that occur in the objects at a path of keys, the outermost ones at the empty path; None where nobody
 #: knows.
 Keys: TypeAlias = "Callable[[tuple[str, ...]], Collection[str] | None]"
@@ -29,8 +30,7 @@ def keys(connection: Connection, first: int | None = None) -> Keys:
 
     @cache
     def known(path: tuple[str, ...]) -> Collection[str] | None:
-        inside = json_path(Field(path)) if path else "$"
-        return None if inside is None else items.metadata_keys(connection, first, inside)
+        return None if len(path) > _DEEPEST else items.metadata_keys(connection, first, path)
 
     return known
 

@@ -239,17 +239,21 @@ def raw_thumbs(connection: Connection, rows: npt.NDArray[np.int64]) -> list[tupl
     return connection.execute(query, _listed(rows.tolist())).fetchall()
 
 
-def metadata_keys(connection: Connection, first: int | None = None, inside: str | None = None) -> set[str]:
+def metadata_keys(connection: Connection, first: int | None = None, inside: Sequence[str] = ()) -> set[str]:
     """Every top-level key that some live item has; with ``first``, some of the first so many items.
 
-    With ``inside``, a JSON path, those in the objects there.
+    Those in the objects at a path of keys instead, where one is given: of a few, for each takes a place in a join.
     """
+    document, levels = "some.metadata", ""
+    for depth in range(len(inside)):
+        levels += f", json_each({document}) AS level{depth}"
+        document = f"CASE level{depth}.type WHEN 'object' THEN level{depth}.value ELSE '{{}}' END"
+    named = "".join(f" AND level{depth}.key = ?" for depth in range(len(inside)))
     query = (
-        "SELECT DISTINCT pairs.key FROM (SELECT metadata FROM items ORDER BY row LIMIT ?) AS some, "
-        "json_each(some.metadata, ?) AS pairs WHERE json_type(some.metadata, ?) = 'object'"
+        f"SELECT DISTINCT pairs.key FROM (SELECT metadata FROM items ORDER BY row LIMIT ?) AS some{levels}, "
+        f"json_each({document}) AS pairs WHERE true{named}"
     )
-    path = "$" if inside is None else inside
-    return {key for (key,) in connection.execute(query, (-1 if first is None else first, path, path))}
+    return {key for (key,) in connection.execute(query, (-1 if first is None else first, *inside))}
 
 
 def summary(connection: Connection, key: str, limit: int) -> list[tuple[Any, int]]:
@@ -369,8 +373,6 @@ class HotReader:
         """The number of the last commit."""
         return int(self._connection.execute("SELECT seq FROM state").fetchone()[0])
 
-    def close(self) -> None:
-        """Close the connection; so does the end of the thread that it was made for."""
+    def __del__(self) -> None:
+        # And not before: to close a connection that another thread is asking brings the process down.
         self._connection.close()
-
-    __del__ = close

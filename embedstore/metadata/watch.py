@@ -76,8 +76,8 @@ class Watch:
 
     def stamp(self) -> Stamp:
         """Take it before reading, and hand it to `settle` afterwards."""
-        taken = stamping_ns()
-        return Stamp(-1 if self._count is None else self._count[0], self._clock.stamp(), taken)
+        taken, count = stamping_ns(), self._count
+        return Stamp(-1 if count is None else count[0], self._clock.stamp(), taken)
 
     def settle(self, stamp: Stamp) -> None:
         """What was read is at least as new as this.
@@ -88,12 +88,13 @@ class Watch:
         self._clock.settle(stamp.time, stamp.taken_ns)
         if self._stat is not None and stamp.time[0] != self._stat[0]:
             self._count = self._header = None  # another file
-        if self._count is None or self._header is None:
+        count, header = self._count, self._header  # which `close` in another thread takes away
+        if count is None or header is None:
             if not self._tried:
                 self._tried = True
                 self._map()
             return
-        is_whole = self._count[0] == stamp.counter and self._header[_VERSION] == _ROLLBACK
+        is_whole = count[0] == stamp.counter and header[_VERSION] == _ROLLBACK
         self._stat, self._next_look = stamp.time, time.monotonic() + _LOOK
         self._seen = stamp.counter if is_whole else -1
 
@@ -106,7 +107,8 @@ class Watch:
         if (address := _mapped(self._path)) is None:
             return
         mapped = (ctypes.c_ubyte * _HEADER).from_address(address)
-        weakref.finalize(mapped, _unmap, address)  # once nothing looks at it any more, in whatever thread
+        # Once nothing looks at it any more, in whatever thread; not at exit, where some still do.
+        weakref.finalize(mapped, _unmap, address).atexit = False
         header = memoryview(mapped).cast("B")
         if bytes(header[: len(_MAGIC)]) == _MAGIC:
             self._header, self._count = header, header[_COUNTER].cast("I")

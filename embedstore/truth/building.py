@@ -182,16 +182,18 @@ def make(writer: Writer, view: SpaceView, stretch: Stretch, *, watch: Watch = No
 
 @contextmanager
 def _naming(writer: Writer, watch: Watch) -> Iterator[None]:
-    """The writer's lock; behind the caller's back, who may hold it for long, however long that takes."""
+    """The writer's lock, which others may hold for long: what has been built isn't given up for that."""
+    if watch is None:
+        with writer.locked_in_the_end("naming a tier"):
+            yield
+        return
     with ExitStack() as stack:
         while True:
             try:
                 stack.enter_context(writer.locked("naming a tier"))
                 break
             except StoreBusy:
-                if watch is None:
-                    raise
-                watch()
+                watch()  # which may be told to stop
         yield
 
 

@@ -7,8 +7,6 @@ index, and whoever breaks a compact off finds the store as it was.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +15,15 @@ from sqlite3 import Connection
 import numpy as np
 import numpy.typing as npt
 
-from embedstore.errors import EmbedstoreError, InvalidArgument, StoreDamaged
+from embedstore.errors import EmbedstoreError, InvalidArgument
 from embedstore.metadata import catalog, items, runs
-from embedstore.metadata.catalog import Batch, Segment
 from embedstore.progress import Progress
 from embedstore.truth import building, rewriting
-from embedstore.truth.layout import MODELS, OURS, SEGMENTS, TIERS, disk_usage, segment_name
-from embedstore.truth.rewriting import Rewritten, rewrite
+from embedstore.truth.layout import MODELS, OURS, SEGMENTS, TIERS, disk_usage
+from embedstore.truth.rewriting import Rewritten, RewrittenThumbs, rewrite
 from embedstore.truth.snapshot import SpaceView
 from embedstore.truth.tiers import say_unbuilt
 from embedstore.truth.writer import Writer
-from embedstore.vectors import segments as files
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +104,24 @@ def _renew(writer: Writer, before: _Before, progress: bool) -> int:
         spaces, _ = catalog.read_spaces(connection)
         indexed = {tier.space for tier in catalog.read_tiers(connection)}
         segments = {segment.id: segment for segment in catalog.read_segments(connection)}
-        batches = [batch for batch in catalog.read_batches(connection) if batch.id <= before.last_batch]
+        batches = catalog.read_batches(connection)
+        places = np.array(items.thumb_places(connection), dtype=np.int64).reshape(-1, 4)
     renewed: dict[int, Rewritten] = {}
     made: dict[int, list[building.Made]] = {}
     with Progress("compacting", None, progress, "rows") as bar:
         for space in spaces:
-            own = [batch for batch in batches if segments[batch.segment].space == space.id]
+            own = [
+                batch
+                for batch in batches
+                if segments[batch.segment].space == space.id and batch.id <= before.last_batch
+            ]
             new = renewed[space.id] = Rewritten(writer, space)
             rewrite(new, writer, own, segments, before.stones, bar)
+        thumbs = RewrittenThumbs(writer)
+        thumbs.copy(places, batches, segments)
     for space in spaces:
         made[space.id] = _tiers(writer, renewed[space.id], progress, renew=space.id in indexed)
-    with writer.locked("compacting"), writer.database.write() as connection:
+    with writer.locked_in_the_end("compacting"), writer.database.write() as connection:
         state = catalog.advance(connection, relayout=True)
         segments = {segment.id: segment for segment in catalog.read_segments(connection)}
         batches = catalog.read_batches(connection)
@@ -133,7 +136,8 @@ def _renew(writer: Writer, before: _Before, progress: bool) -> int:
             new.connection = connection
             rewrite(new, writer, later, segments, np.empty(0, dtype=np.int64))
             new.name(connection, state.seq + 1)
-        _rewrite_thumbs(writer, connection, list(segments.values()), batches, state.seq + 1)
+        thumbs.connection = connection
+        thumbs.name(connection, batches, segments, state.seq + 1)
         catalog.drop_batches(connection, max((batch.id for batch in batches), default=0))
         catalog.drop_segments(connection, list(segments))
         catalog.drop_tombstones(connection, before.seq)
@@ -156,76 +160,6 @@ def _tiers(writer: Writer, new: Rewritten, progress: bool, *, renew: bool) -> li
         except InvalidArgument as error:
             say_unbuilt(writer.directory, error)
     return made
-
-
-def _rewrite_thumbs(
-    writer: Writer, connection: Connection, segments: list[Segment], batches: list[Batch], seq: int
-) -> None:
-    old = {segment.id: writer.directory / SEGMENTS / segment.name for segment in segments if segment.kind == "thumb"}
-    kept = items.thumb_places(connection)
-    begins: dict[int, list[int]] = {number: [] for number in old}
-    for _, number, start, _ in kept:
-        begins[number].append(start)
-    for batch in batches:
-        # What no item needs is left behind, whatever became of its bytes.
-        if batch.segment in old and _any_within(begins[batch.segment], batch):
-            data = files.read_bytes(old[batch.segment], [(batch.start, batch.count)])[0]
-            if files.checksum([data]) != batch.checksum:
-                raise StoreDamaged(
-                    f"{old[batch.segment]}: bytes {batch.start} and after differ from what was committed: "
-                    f"`embedstore verify {writer.directory}` says which items are lost"
-                )
-    target: Segment | None = None
-    length = 0
-    for part in _parts(kept):
-        pieces: list[bytes] = []
-        for number in dict.fromkeys(segment for _, segment, _, _ in part):
-            places = [(start, size) for _, segment, start, size in part if segment == number]
-            pieces += files.read_bytes(old[number], places)
-        if target is None or length >= writer.config.segment_bytes:
-            target, length = _new_segment(writer, connection), 0
-        block = b"".join(pieces)
-        end = files.append(writer.directory / SEGMENTS / target.name, length, [block])
-        starts = length + np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])[:-1]])
-        items.move_thumbs(
-            connection, [(target.id, int(start), row) for start, (row, _, _, _) in zip(starts, part, strict=True)]
-        )
-        catalog.add_batch(
-            connection,
-            segment=target.id,
-            start=length,
-            count=end - length,
-            first_row=part[0][0],
-            checksum=files.checksum([block]),
-            seq=seq,
-        )
-        length = end
-        catalog.grow_segment(connection, target.id, length)
-
-
-def _any_within(starts: list[int], batch: Batch) -> bool:
-    """Whether one of these places, ascending, lies in a batch."""
-    return bisect_left(starts, batch.start + batch.count) > bisect_left(starts, batch.start)
-
-
-def _parts(places: list[tuple[int, int, int, int]]) -> Iterator[list[tuple[int, int, int, int]]]:
-    part: list[tuple[int, int, int, int]] = []
-    size = 0
-    for place in places:
-        part.append(place)
-        size += place[3]
-        if size >= rewriting.PART_BYTES:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
-
-
-def _new_segment(writer: Writer, connection: Connection) -> Segment:
-    name = segment_name(catalog.take_file_number(connection), "thumb")
-    files.create(writer.directory / SEGMENTS / name, 0)
-    number = catalog.add_segment(connection, kind="thumb", space=None, name=name, length=0)
-    return Segment(number, "thumb", None, name, 0)
 
 
 def sweep(writer: Writer) -> int:

@@ -1,16 +1,17 @@
-"""Writing a space's vectors anew, without deleted rows, into segments that no row names until all is done."""
+"""Writing vectors and thumbnails anew, without deleted ones, into segments that no row names until all is done."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from sqlite3 import Connection
 
 import numpy as np
 import numpy.typing as npt
 
 from embedstore.errors import StoreDamaged
-from embedstore.metadata import catalog
+from embedstore.metadata import catalog, items
 from embedstore.metadata.catalog import Batch, Segment, Space
 from embedstore.progress import Progress
 from embedstore.truth.layout import SEGMENTS, segment_name
@@ -51,19 +52,13 @@ class Rewritten:
         """Write some rows (n,) and the bytes (n, row bytes) of their vectors, durably."""
         size, folder = self.space.row_bytes, self._writer.directory / SEGMENTS
         if not self._files or self._files[-1].length * size >= self._writer.config.segment_bytes:
-            name = segment_name(self._number(), "vec")
+            name = segment_name(_number(self._writer, self.connection), "vec")
             files.create(folder / name, self.space.dimension, self.space.dtype)
             self._files.append(_File(name))
         last, part = self._files[-1], vectors.data.cast("B")
         files.append(folder / last.name, last.length * size, [part])
         last.batches.append((rows, files.checksum([part])))
         last.length += len(rows)
-
-    def _number(self) -> int:
-        if self.connection is not None:
-            return catalog.take_file_number(self.connection)
-        with self._writer.locked("compacting"), self._writer.database.write() as connection:
-            return catalog.take_file_number(connection)
 
     def vectors(self) -> tuple[SegmentVectors, npt.NDArray[np.int64]]:
         """What was written, mapped, and the row of each vector."""
@@ -146,3 +141,101 @@ def _merged(
             held_rows, held, size = [], [], 0
     if size:
         yield np.concatenate(held_rows), np.concatenate(held)
+
+
+class RewrittenThumbs:
+    """New segments of thumbnails, as `Rewritten` ones of vectors; items are pointed at them in the end.
+
+    Args:
+        writer: of the store.
+
+    Attributes:
+        connection: of a transaction that is under way, which then gives the numbers of new files.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self.connection: Connection | None = None
+        self._writer = writer
+        self._files: list[_Thumbs] = []
+        # Of each thumbnail, in any order: where it was (see `_keys`), which file it is in now, and where there.
+        self._moved: list[npt.NDArray[np.int64]] = [np.empty((0, 3), dtype=np.int64)]
+
+    def copy(self, places: npt.NDArray[np.int64], batches: list[Batch], segments: dict[int, Segment]) -> None:
+        """Copy thumbnails that lie at these places, as `items.thumb_places` has them, behind those that were copied.
+
+        Raises:
+            StoreDamaged: a batch that one of them lies in differs from what was committed.
+        """
+        folder = self._writer.directory / SEGMENTS
+        paths = {segment.id: folder / segment.name for segment in segments.values() if segment.kind == "thumb"}
+        for batch in batches:
+            own = places[places[:, 1] == batch.segment, 2] if batch.segment in paths else places[:0, 2]
+            # What none of them needs is left behind, whatever became of its bytes.
+            if ((own >= batch.start) & (own < batch.start + batch.count)).any():
+                path = paths[batch.segment]
+                if files.checksum_of(path, batch.start, batch.count) != batch.checksum:
+                    raise StoreDamaged(
+                        f"{path}: bytes {batch.start} and after differ from what was committed: `embedstore verify "
+                        f"{self._writer.directory}` says which items are lost"
+                    )
+        ends = np.cumsum(places[:, 3])
+        for part in np.split(places, np.flatnonzero(np.diff(ends // PART_BYTES)) + 1):
+            if len(part):
+                self._append(part, paths)
+
+    def _append(self, part: npt.NDArray[np.int64], paths: dict[int, Path]) -> None:
+        pieces: list[bytes] = []
+        for number in dict.fromkeys(part[:, 1].tolist()):
+            own = part[part[:, 1] == number, 2:].tolist()
+            pieces += files.read_bytes(paths[number], [(start, length) for start, length in own])
+        if not self._files or self._files[-1].length >= self._writer.config.segment_bytes:
+            name = segment_name(_number(self._writer, self.connection), "thumb")
+            files.create(self._writer.directory / SEGMENTS / name, 0)
+            self._files.append(_Thumbs(name))
+        last, block = self._files[-1], b"".join(pieces)
+        starts = last.length + np.cumsum([0, *map(len, pieces[:-1])])
+        self._moved.append(np.column_stack([_keys(part), np.full(len(part), len(self._files) - 1), starts]))
+        last.batches.append((int(part[0, 0]), last.length, len(block), files.checksum([block])))
+        last.length = files.append(self._writer.directory / SEGMENTS / last.name, last.length, [block])
+
+    def name(self, connection: Connection, batches: list[Batch], segments: dict[int, Segment], seq: int) -> None:
+        """Copy what came meanwhile, name what was written in a commit of this number, and point all items at it."""
+        places = np.array(items.thumb_places(connection), dtype=np.int64).reshape(-1, 4)
+        known = np.isin(_keys(places), np.concatenate(self._moved)[:, 0])
+        self.copy(places[~known], batches, segments)
+        numbers = []
+        for file in self._files:
+            number = catalog.add_segment(connection, kind="thumb", space=None, name=file.name, length=file.length)
+            for row, start, count, checksum in file.batches:
+                catalog.add_batch(
+                    connection, segment=number, start=start, count=count, first_row=row, checksum=checksum, seq=seq
+                )
+            numbers.append(number)
+        moved = np.concatenate(self._moved)
+        moved = moved[np.argsort(moved[:, 0])]
+        found = moved[np.searchsorted(moved[:, 0], _keys(places))] if len(places) else moved[:0]
+        rows, starts = places[:, 0].tolist(), found[:, 2].tolist()
+        owners = [numbers[file] for file in found[:, 1].tolist()]
+        items.move_thumbs(connection, list(zip(owners, starts, rows, strict=True)))
+
+
+@dataclass(slots=True)
+class _Thumbs:
+    """A new segment of thumbnails: its name, and (row of the first, start, bytes, checksum) of each batch in it."""
+
+    name: str
+    batches: list[tuple[int, int, int, bytes]] = field(default_factory=list)
+    length: int = 0
+
+
+def _keys(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """One number for each place: its segment and its start there."""
+    return (places[:, 1] << 40) + places[:, 2]
+
+
+def _number(writer: Writer, connection: Connection | None) -> int:
+    """A number for a new file: of a transaction that is under way, or of one of its own."""
+    if connection is not None:
+        return catalog.take_file_number(connection)
+    with writer.locked_in_the_end("compacting"), writer.database.write() as own:
+        return catalog.take_file_number(own)

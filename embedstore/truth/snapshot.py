@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +85,6 @@ class Snapshots:
         self._watch = Watch(database.path)
         self._lock = threading.Lock()
         self._local = threading.local()
-        self._hot: weakref.WeakSet[HotReader] = weakref.WeakSet()  # of threads that live
         self._current: Snapshot | None = None
 
     def current(self) -> Snapshot:
@@ -111,13 +109,10 @@ class Snapshots:
         reader: HotReader | None = getattr(self._local, "reader", None)
         if reader is None:
             reader = self._local.reader = HotReader(self._database.raw())
-            self._hot.add(reader)
         return reader
 
     def close(self) -> None:
-        """Close connections and memory maps."""
-        for reader in list(self._hot):
-            reader.close()
+        """Let go of connections and memory maps; each ends when no thread is about to use it any more."""
         self._local = threading.local()
         self._watch.close()
         self._current = None

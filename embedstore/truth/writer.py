@@ -7,8 +7,9 @@ leaves bytes behind the committed ends, which the next append overwrites; a cras
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
@@ -97,6 +98,18 @@ class Writer:
         """Hold the one writer's lock for a block: several commits without another writer in between."""
         self.check_writable()
         return self._lock.held(purpose)
+
+    @contextmanager
+    def locked_in_the_end(self, purpose: str) -> Iterator[None]:
+        """The same, however long others hold it: for who has worked too long to give up."""
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(self.locked(purpose))
+                    break
+                except StoreBusy:
+                    time.sleep(0.02)  # where the store's patience is none
+            yield
 
     @contextmanager
     def building(self, *, wait: bool = True) -> Iterator[None]:
