@@ -83,7 +83,7 @@ def _space(space: dict[str, Any], target: float | None, kind: str | None, memory
         if tier["recall"] is not None:
             low, high = tier["recall_interval"] or (None, None)
             text += f", recall@10 {tier['recall']:.4f}" + (f" ({low:.4f} to {high:.4f})" if low is not None else "")
-        lines.append(("index", text))
+        lines.append(("index", text + (", whose file is missing" if tier["bytes"] is None else "")))
     if kind:
         lines.append(("kind of index", kind))
     if memory:

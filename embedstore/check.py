@@ -112,7 +112,6 @@ def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyRep
     damaged = _batches(directory, report, segments, batches, by_id, progress=progress)
     if damaged:
         report.damaged = _items_of(database, damaged, segments, thumbs, live)
-    report.mendable = len(report.problems) == len(damaged)
     for space in spaces:
         own = []
         for batch in batches:
@@ -142,6 +141,7 @@ def _verify(directory: Path, database: Database, *, progress: bool) -> VerifyRep
         if (reason := tiers.fault(directory, record)) is not None:
             said = "searches are exact until it is rebuilt (embedstore compact)"
             report.derived.append(f"index tier {record.name} {reason}; {said}")
+    report.mendable = len(report.problems) == len(damaged)
     named = {segment.name for segment in segments.values()} | {record.name for record in records}
     for folder in (SEGMENTS, TIERS):
         report.leftovers += [
@@ -188,9 +188,9 @@ def _batches(
                 path = directory / SEGMENTS / segment.name
                 if checksum_of(path, batch.start * unit, batch.count * unit) != batch.checksum:
                     damaged.append(batch)
-                    report.problems.append(
-                        f"{SEGMENTS}/{segment.name}: {batch.count} at {batch.start} differ from what was committed"
-                    )
+                    what = "bytes" if segment.space is None else "vectors"
+                    said = f"{batch.count:,} {what} at {batch.start:,} differ from what was committed"
+                    report.problems.append(f"{SEGMENTS}/{segment.name}: {said}")
                 report.bytes += batch.count * unit
             report.batches += 1
             bar.advance()

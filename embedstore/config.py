@@ -59,8 +59,8 @@ class StoreConfig:
             raise InvalidArgument(f"factory is {self.factory!r}, but must be a FAISS factory string such as 'HNSW32'")
         if self.memory is not None and as_bytes(self.memory) < PROCESS_BYTES:
             raise InvalidArgument(
-                f"memory is {self.memory / 2**20:,.4g} MiB, but a process that searches takes "
-                f"{PROCESS_BYTES / 2**20:,.0f} MiB before it holds a single vector: allow more"
+                f"memory is {self.memory:,} bytes, but a process that searches takes "
+                f"{PROCESS_BYTES:,} ({PROCESS_BYTES >> 20} MiB) before it holds a single vector: allow more"
             )
         Dtype.parse(self.dtype)
         for name in ("tail_floats", "segment_bytes", "lock_seconds"):

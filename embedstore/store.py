@@ -26,7 +26,7 @@ from embedstore.metadata.catalog import Space
 from embedstore.query.resolve import ItemRef, as_pictures, is_single, one_picture, resolve, row_of, vectors_of_rows
 from embedstore.query.search import Searcher
 from embedstore.show.verbs import ShowVerbs
-from embedstore.truth import layout, opening, pictures
+from embedstore.truth import building, layout, opening, pictures
 from embedstore.truth.builder import Builder
 from embedstore.truth.snapshot import Snapshots, SpaceView
 from embedstore.truth.writer import Writer
@@ -153,6 +153,7 @@ class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
             try:
                 if self._builder.now(check=True, wait=False, progress=progress):
                     report.seconds["build"] = time.perf_counter() - start
+                    report.notes += building.misses(self._view(), self.config)
             except StoreBusy:  # what was indexed is committed
                 self._builder.later()
                 report.notes.append(
@@ -208,7 +209,10 @@ class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
         vector_ingest.update(self._target(self._view().space), id, metadata=metadata, picture=shown, vector=array)
 
     def delete(self, ids: Sequence[str] | str | None = None, *, where: str | None = None) -> int:
-        """Delete items by id or by filter, durable when this returns. Returns how many there were."""
+        """Delete items by id or by filter, durable when this returns. Returns how many there were.
+
+        An id that no item has is passed over.
+        """
         self._open()
         if (ids is None) == (where is None):
             raise InvalidArgument("delete takes either ids or where")
@@ -217,7 +221,7 @@ class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
         return self._writer.delete(deletable(ids))
 
     def get(self, id: str) -> dict[str, Any]:
-        """Everything known of an item but its vector: id, metadata, source, size of the original, picture.
+        """Everything known of an item but its vector: id, metadata, source, size of the original, clusters, places.
 
         Raises:
             UnknownItem: no item has this id.
@@ -323,7 +327,7 @@ class Store(LatentVerbs, ShowVerbs, UpkeepVerbs):
         return hits[0] if asked.single else hits
 
     def close(self) -> None:
-        """Close the store, when the index over what was added has been built.
+        """Close the store, when the index over what was added has been built, unless that was broken off.
 
         Snapshots' memory maps live on while an answer still holds one.
         """

@@ -397,3 +397,40 @@ def test_ids_that_are_no_text_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument, match="an id must be text, not int"):
             store.delete(5)  # type: ignore[arg-type]
         assert store.ids() == ["a"]
+
+
+@pytest.mark.parametrize(
+    "factory",
+    ["LSH", "NSG32", "IDMap,Flat", "IVF16,Flat,RFlat", "IVF0,Flat", "HNSW0,Flat", "HNSW1,SQ8", "PQ8", "nonsense"],
+)
+def test_a_kind_of_index_that_can_never_do_is_refused_before_there_are_vectors(tmp_path: Path, factory: str) -> None:
+    said = refused(
+        InvalidArgument, "name one such as", lambda: embedstore.create(tmp_path / "f.store", factory=factory)
+    )
+    assert "dimensions" not in said
+    assert not (tmp_path / "f.store").exists()
+
+
+@pytest.mark.parametrize(
+    ("factory", "dimension"),
+    [
+        ("IVF8,PQ24", 96),
+        ("IVF8,PQ48x4fs", 96),
+        ("IVF8,PQ10x4", 20),
+        ("OPQ8_32,IVF8,PQ8x4", 40),
+        ("PCA30,HNSW16,SQ8", 40),
+    ],
+)
+def test_a_kind_of_index_for_another_length_than_the_usual_is_built(
+    tmp_path: Path, factory: str, dimension: int
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(3_000, dimension)).astype(np.float32)
+    with embedstore.create(tmp_path / "f.store", factory=factory, recall=0.1) as store:
+        store.add_vectors([str(i) for i in range(len(rows))], rows)
+        store.build()
+        assert [tier["factory"] for tier in store.info()["spaces"][0]["tiers"]] == [factory]
+        store._searcher.engine.load(store._view(None))
+        for query in rows[:20] + np.float32(0.01):
+            hits = store.search(query)
+            own = np.sqrt(((rows[[int(name) for name in hits.ids]].astype(np.float64) - query) ** 2).sum(axis=1))
+            np.testing.assert_allclose(hits.distances, own, rtol=1e-4)

@@ -242,3 +242,11 @@ def test_an_encoder_named_for_vectors_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
     run(*words)
     assert "is filled by precomputed vectors, not by pca" in refused(*words, "--encoder", "pca")
+
+
+def test_a_named_kind_that_misses_the_recall_is_said(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(2_000, 24)).astype(np.float32)
+    np.save(tmp_path / "v.npy", rows)
+    found = run("index", tmp_path / "s", tmp_path / "v.npy", "--vectors", "--factory", "PCA2,HNSW8,SQ8")
+    assert "note: PCA2,HNSW8,SQ8 finds " in found.stderr
+    assert "of the nearest, not 99.0%: `embedstore tune` measures other kinds" in found.stderr

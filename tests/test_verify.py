@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import embedstore
-from embedstore.errors import StoreDamaged
+from embedstore.errors import InvalidArgument, StoreDamaged
 from embedstore.store import Store
 
 from .pictures import noise
@@ -73,7 +73,7 @@ def test_a_flipped_bit_in_a_segment_is_named_with_its_batch(path: Path, place: i
     file = segment(path)
     flip(file, place)
     batch = 0 if place == 64 else 10
-    assert check(path).problems == [f"segments/{file.name}: 10 at {batch} differ from what was committed"]
+    assert check(path).problems == [f"segments/{file.name}: 10 vectors at {batch} differ from what was committed"]
 
 
 def test_damage_is_never_copied_into_a_fresh_checksum(path: Path) -> None:
@@ -88,7 +88,7 @@ def test_damage_is_never_copied_into_a_fresh_checksum(path: Path) -> None:
 def test_every_bit_of_a_thumbnail_counts(pictured: Path) -> None:
     file = segment(pictured, "thumb")
     flip(file, 64 + 500)
-    assert check(pictured).problems == [f"segments/{file.name}: {9 * 192} at 0 differ from what was committed"]
+    assert check(pictured).problems == [f"segments/{file.name}: {9 * 192:,} bytes at 0 differ from what was committed"]
     with embedstore.open(pictured) as store:
         store.delete("00001")
         refused(StoreDamaged, file.name, store.compact)
@@ -275,3 +275,26 @@ def test_a_backup_never_has_damage(pictured: Path, tmp_path: Path, kind: str) ->
             StoreDamaged, f"{file.name}: .* differ from what was committed", lambda: store.backup(tmp_path / "copy")
         )
     assert list(tmp_path.glob("*copy*")) == []
+
+
+def test_an_encoder_that_is_damaged_is_not_mended_by_a_compact(tmp_path: Path) -> None:
+    path = tmp_path / "e.store"
+    with embedstore.create(path) as store:
+        store.index(np.stack([noise(seed=i) for i in range(30)]), encoder="pca", dimension=4, progress=False)
+    flip(next(path.glob("models/*.safetensors")), -1)
+    assert not check(path).mendable
+
+
+def test_a_backup_of_a_damaged_database_is_refused(path: Path, tmp_path: Path) -> None:
+    database = path / "store.db"
+    data = bytearray(database.read_bytes())
+    data[-9_000:-1_000] = bytes(range(250)) * 32
+    database.write_bytes(data)
+    with embedstore.open(path, read_only=True) as store:
+        refused(StoreDamaged, "damaged|malformed", lambda: store.backup(tmp_path / "copy"))
+    assert list(tmp_path.glob("*copy*")) == []
+
+
+def test_a_backup_within_the_store_is_refused(path: Path) -> None:
+    with embedstore.open(path) as store:
+        refused(InvalidArgument, "lies within the store itself", lambda: store.backup(path / "segments" / "copy"))

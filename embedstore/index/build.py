@@ -8,7 +8,9 @@ depends on the codes but which candidates are found.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ _COMPONENT_ROWS = 32  # training rows per dimension that a PCA is computed from;
 #: Lists from the ones that are fastest to search to the smallest.
 _BY_SIZE = ("IVF*,SQ8", "IVF*,SQ4", "IVF*,RaBitQfs")
 _LISTS, _GRAPH = "IVF*,Flat", "HNSW32,SQ8"
+#: A factory is checked before there are vectors: for so many of so many numbers, or as many as it asks for.
+_USUAL, _DIMENSION, _LONGEST = 100_000, 64, 4096
 _EXAMPLES = "'HNSW32,SQ8', 'HNSW32,Flat', 'IVF1024,SQ8' or 'PCA64,IVF1024,Flat'"
 
 
@@ -141,6 +145,32 @@ def parse(factory: str, d: int, metric: Metric) -> Any:
             f"FAISS makes no index from {factory!r} for {d} dimensions and metric {metric.value}: "
             f"name one such as {_EXAMPLES}"
         ) from None
+
+
+def check(factory: str) -> None:
+    """Raise InvalidArgument unless a factory string may make an index for vectors of some length.
+
+    What a store is told before it has vectors; for those that come, `build` says it.
+    """
+    if factory == EXACT:
+        return
+    usable = sized(factory, _USUAL)
+    numbers = [int(number) for number in re.findall(r"\d+", usable)]
+    index = None
+    lengths = [_DIMENSION, *(times * number for number in numbers for times in (1, 8, 12))]
+    for d in (one for one in lengths if 0 < one <= _LONGEST):
+        with suppress(RuntimeError):
+            index = faiss.index_factory(d, usable, faiss.METRIC_L2)
+            break
+    if index is None:
+        raise InvalidArgument(f"FAISS makes no index from {factory!r}: name one such as {_EXAMPLES}")
+    core = knobs.inner(index)
+    if isinstance(core, faiss.IndexHNSW) and any(int(links) < 2 for links in re.findall(r"HNSW(\d+)", usable)):
+        raise InvalidArgument(f"a graph needs two links or more, unlike {factory!r}: name one such as {_EXAMPLES}")
+    if isinstance(core, faiss.IndexIVF) and core.nlist < 1:
+        raise InvalidArgument(f"{factory!r} has no lists: name one such as {_EXAMPLES}")
+    if not isinstance(core, (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexHNSW, faiss.IndexIVF)):
+        raise InvalidArgument(_unfit(factory))
 
 
 def build(
@@ -301,8 +331,8 @@ def _train(index: Any, sample: Vectors, factory: str) -> None:
         if "interrupt" in str(error).lower():
             raise KeyboardInterrupt from error
         raise InvalidArgument(
-            f"the FAISS index {factory!r} can't be trained on {len(sample):,} vectors: name a smaller one, such as "
-            f"{_EXAMPLES}"
+            f"the FAISS index {factory!r} can't be trained on {len(sample):,} vectors of {sample.shape[1]:,} numbers: "
+            f"name a smaller one, such as {_EXAMPLES}"
         ) from error
 
 
@@ -328,6 +358,8 @@ def _require_selectors(index: Any, factory: str) -> None:
     except RuntimeError:
         labels = np.zeros((1, 1))
     if (labels >= 0).any():
-        raise InvalidArgument(
-            f"the FAISS index {factory!r} can't leave out deleted rows while searching: name one such as {_EXAMPLES}"
-        )
+        raise InvalidArgument(_unfit(factory))
+
+
+def _unfit(factory: str) -> str:
+    return f"the FAISS index {factory!r} can't leave out deleted rows while searching: name one such as {_EXAMPLES}"

@@ -89,9 +89,7 @@ def inner_parameters(core: Any, value: int, selector: Any = None) -> Any:
         parameters = faiss.SearchParametersHNSW()
         parameters.efSearch = value
     elif isinstance(core, faiss.IndexIVF):
-        parameters = (
-            faiss.SearchParametersIVFPQ() if isinstance(core, faiss.IndexIVFPQ) else faiss.SearchParametersIVF()
-        )
+        parameters = faiss.SearchParametersIVF()  # of IVFPQ, too, whose own ones only say how
         parameters.nprobe = value
     else:
         parameters = faiss.SearchParameters()

@@ -11,7 +11,7 @@ from io import FileIO
 from pathlib import Path
 
 from embedstore.durable import sync_directory, sync_file, writing
-from embedstore.errors import StoreDamaged, StoreExists
+from embedstore.errors import InvalidArgument, StoreDamaged, StoreExists
 from embedstore.metadata import catalog, runs
 from embedstore.metadata.database import Database
 from embedstore.progress import Progress
@@ -34,6 +34,8 @@ def backup(writer: Writer, target: Path, *, progress: bool = False) -> int:
         StoreExists: something is at the target already.
         StoreDamaged: something differs from what was committed; nothing is left at the target.
     """
+    if target.absolute().is_relative_to(writer.directory.absolute()):
+        raise InvalidArgument(f"{target} lies within the store itself: name a directory elsewhere for the backup")
     if target.exists():
         raise StoreExists(f"{target} exists already: name a new directory for the backup")
     draft = target.with_name(f".{target.name}.partial")
@@ -94,6 +96,10 @@ def _compare(directory: Path, copy: Path) -> None:
     database = Database(copy / layout.DATABASE, read_only=True)
     try:
         with database.read() as connection:
+            if (found := connection.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+                raise StoreDamaged(
+                    f"{directory / layout.DATABASE} is damaged ({' '.join(found.split())}): restore an earlier backup"
+                )
             units = {space.id: space.row_bytes for space in catalog.read_spaces(connection)[0]}
             segments = {segment.id: segment for segment in catalog.read_segments(connection)}
             batches = catalog.read_batches(connection)
@@ -103,9 +109,10 @@ def _compare(directory: Path, copy: Path) -> None:
         segment = segments[batch.segment]
         unit = 1 if segment.space is None else units[segment.space]
         if checksum_of(copy / layout.SEGMENTS / segment.name, batch.start * unit, batch.count * unit) != batch.checksum:
+            what = "bytes" if segment.space is None else "vectors"
             raise StoreDamaged(
-                f"{directory / layout.SEGMENTS / segment.name}: {batch.count} at {batch.start} differ from what was "
-                f"committed: `embedstore verify {directory}` says which items are lost"
+                f"{directory / layout.SEGMENTS / segment.name}: {batch.count:,} {what} at {batch.start:,} differ from "
+                f"what was committed: `embedstore verify {directory}` says which items are lost"
             )
 
 

@@ -239,11 +239,23 @@ def _say_what_is_missed(writer: Writer, view: SpaceView, factory: str, tuned: Tu
     told = f"{writer.directory}: within {config.memory / 2**20:,.0f} MiB"
     way = "`embedstore tune` measures other kinds, and changes the bound"
     if needed > config.memory:
-        said = f"no index is to be had: a search takes about {needed / 2**20:,.0f} MiB; {way}"
+        said = f"no index is to be had: a search takes about {needed / 2**20:,.0f} MiB with {factory}; {way}"
         warnings.warn(f"{told} {said}", TierWarning, stacklevel=2)
     elif not tuned.target_met:
         said = f"{factory} finds {tuned.recall:.1%} of the nearest, not {config.recall:.1%}; {way}"
         warnings.warn(f"{told} {said}", TierWarning, stacklevel=2)
+
+
+def misses(view: SpaceView, config: StoreConfig) -> list[str]:
+    """What to say of tiers of a named kind that don't find as much as they were to."""
+    if config.factory is None:
+        return []
+    return [
+        f"{tier.factory} finds {tier.tuned['recall']:.1%} of the nearest, not {config.recall:.1%}: `embedstore tune` "
+        "measures other kinds"
+        for tier in view.tiers
+        if not tier.tuned.get("target_met", True)
+    ]
 
 
 def tune_tier(

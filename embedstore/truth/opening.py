@@ -16,13 +16,11 @@ from embedstore.metadata import catalog, migrate
 from embedstore.metadata.database import Database
 from embedstore.metadata.migrate import HEAD
 from embedstore.truth import layout
-from embedstore.types import EXACT, Metric
 
 _DRAFT = f"{layout.DATABASE}.new"
 _JOURNAL = f"{_DRAFT}-journal"
 _OURS = {layout.DATABASE, layout.LOCK, layout.SEGMENTS, layout.TIERS, layout.MODELS, _DRAFT, _JOURNAL}
 
-_USUAL = 100_000  # vectors: a factory is checked before there are any
 _PATIENCE = 10.0  # seconds to wait for another process that upgrades the store
 
 
@@ -102,11 +100,9 @@ def settle(directory: Path, given: dict[str, Any]) -> bool:
 
 def _check_factory(config: StoreConfig) -> None:
     if config.factory is not None:
-        from embedstore.index.build import parse, sized
+        from embedstore.index.build import check
 
-        if config.factory == EXACT:
-            return
-        parse(sized(config.factory, _USUAL), 64, Metric.L2)
+        check(config.factory)
 
 
 def open_database(directory: Path, *, read_only: bool) -> tuple[Database, dict[str, Any], Path | None]:
