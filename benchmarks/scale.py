@@ -346,7 +346,6 @@ def deletes(maker: Maker, path: Path, rows: int) -> None:
     queries = maker.queries()[:500]
     with embedstore.open(copy) as store:
         store._searcher.engine.load(store._view(None))
-        timed(lambda query: store.search(query, K).ids, queries)
         before, _ = timed(lambda query: store.search(query, K).ids, queries)
         start = time.perf_counter()
         gone = store.delete(where="u < 0.3")

@@ -210,7 +210,9 @@ def filters(data: Data, count: int) -> None:
         row("u < 0.3, the first filter of a process", "", "", "", "", 1e3 * (time.perf_counter() - start), "≤ 30 ms")
         texts, sets = three(data, count)
         seconds, found = timed(
-            lambda pair: ids_of(store.search(pair[0], K, where=pair[1])), list(zip(queries, texts, strict=True))
+            lambda pair: ids_of(store.search(pair[0], K, where=pair[1])),
+            list(zip(queries, texts, strict=True)),
+            again=False,
         )  # type: ignore[arg-type]
         right = [
             recall([ours], data.truth(query[None], among))
