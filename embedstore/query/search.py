@@ -211,10 +211,10 @@ class Searcher:
         from embedstore import filters
         from embedstore.metadata import fields, runs, where
 
-        if items.count(connection):
-            try:  # the keys of the first items are nearly always all keys
-                fields.check_fields(expression, fields.keys(connection, first=100), text)
-            except FilterError:  # only a suspect field is worth a look at every row
+        try:  # the keys of the first items are nearly always all keys
+            fields.check_fields(expression, fields.keys(connection, first=100), text)
+        except FilterError:  # only a suspect field is worth a look at every row
+            if items.count(connection):
                 fields.check_fields(expression, fields.keys(connection), text)
         asked = runs.Runs()
         built_in = [field.path for field in filters.fields(expression) if field.built_in]

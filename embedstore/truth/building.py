@@ -11,14 +11,13 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from sqlite3 import Connection
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from embedstore.durable import sync_directory, sync_file, writing
-from embedstore.errors import StoreBusy
 from embedstore.metadata import catalog
 from embedstore.progress import Progress
 from embedstore.truth import trust
@@ -128,7 +127,7 @@ def build_tier(
 ) -> bool:
     """Build one tier and name it; False where a compact has moved its positions meanwhile."""
     made = make(writer, view, stretch, watch=watch, progress=progress)
-    with _naming(writer, watch), writer.database.write() as connection:
+    with writer.locked_in_the_end("naming a tier", watch), writer.database.write() as connection:
         if catalog.read_state(connection).layout != layout:
             made.path.unlink(missing_ok=True)
             return False
@@ -172,29 +171,12 @@ def make(writer: Writer, view: SpaceView, stretch: Stretch, *, watch: Watch = No
     said = {"metric": space.metric.value, "bytes": are_bytes}
     if watch is not None:
         watch()
-    with _naming(writer, watch), writer.database.write() as connection:
+    with writer.locked_in_the_end("naming a tier", watch), writer.database.write() as connection:
         number = catalog.take_file_number(connection)
     path = writer.directory / TIERS / tier_name(number)
     sha256 = _write(index, path)
     vectors.release()
     return Made(path, stretch, factory, sha256, {**asdict(tuned), **said})
-
-
-@contextmanager
-def _naming(writer: Writer, watch: Watch) -> Iterator[None]:
-    """The writer's lock, which others may hold for long: what has been built isn't given up for that."""
-    if watch is None:
-        with writer.locked_in_the_end("naming a tier"):
-            yield
-        return
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(writer.locked("naming a tier"))
-                break
-            except StoreBusy:
-                watch()  # which may be told to stop
-        yield
 
 
 def _write(index: Any, path: Path) -> str:

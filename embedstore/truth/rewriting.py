@@ -168,16 +168,17 @@ class RewrittenThumbs:
         """
         folder = self._writer.directory / SEGMENTS
         paths = {segment.id: folder / segment.name for segment in segments.values() if segment.kind == "thumb"}
+        starts = {number: places[places[:, 1] == number, 2] for number in paths}  # ascending
         for batch in batches:
-            own = places[places[:, 1] == batch.segment, 2] if batch.segment in paths else places[:0, 2]
+            if (path := paths.get(batch.segment)) is None:
+                continue
+            low, high = starts[batch.segment].searchsorted((batch.start, batch.start + batch.count))
             # What none of them needs is left behind, whatever became of its bytes.
-            if ((own >= batch.start) & (own < batch.start + batch.count)).any():
-                path = paths[batch.segment]
-                if files.checksum_of(path, batch.start, batch.count) != batch.checksum:
-                    raise StoreDamaged(
-                        f"{path}: bytes {batch.start} and after differ from what was committed: `embedstore verify "
-                        f"{self._writer.directory}` says which items are lost"
-                    )
+            if low < high and files.checksum_of(path, batch.start, batch.count) != batch.checksum:
+                raise StoreDamaged(
+                    f"{path}: bytes {batch.start} and after differ from what was committed: `embedstore verify "
+                    f"{self._writer.directory}` says which items are lost"
+                )
         ends = np.cumsum(places[:, 3])
         for part in np.split(places, np.flatnonzero(np.diff(ends // PART_BYTES)) + 1):
             if len(part):

@@ -100,14 +100,21 @@ class Writer:
         return self._lock.held(purpose)
 
     @contextmanager
-    def locked_in_the_end(self, purpose: str) -> Iterator[None]:
-        """The same, however long others hold it: for who has worked too long to give up."""
+    def locked_in_the_end(self, purpose: str, watch: Callable[[], object] | None = None) -> Iterator[None]:
+        """The same, however long others hold it: for who has worked too long to give up.
+
+        Args:
+            purpose: for those who wait.
+            watch: called now and then meanwhile; what it raises ends the waiting.
+        """
         with ExitStack() as stack:
             while True:
                 try:
                     stack.enter_context(self.locked(purpose))
                     break
                 except StoreBusy:
+                    if watch is not None:
+                        watch()
                     time.sleep(0.02)  # where the store's patience is none
             yield
 
